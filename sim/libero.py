@@ -1,0 +1,245 @@
+"""LIBERO's five suites (Liu et al. 2023, arXiv 2306.03310) behind our `Env`; the only file that imports `libero`.
+
+Published conventions: OSC_POSE deltas at 20 Hz, gripper -1 open and +1 close, images turned by 180 degrees, ten
+settle steps, `np.random.seed(0)` before the scene is built, success ends an episode.
+
+What is special: a scene is compiled once and reset by restoring its state, and every episode is bit for bit the one
+that stock LIBERO runs first after `env.seed(0); env.reset(); env.set_init_state(...)`. Stock LIBERO draws the places
+of fixtures anew at each reset, so that there an outcome depends on the episodes before. `step` renders nothing.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+os.environ.setdefault("MUJOCO_GL", "egl")  # robosuite does the same, but too late for `import mujoco`
+
+import numpy as np
+
+from sim.libero_scene import Scene
+from sim.libero_setup import (
+    bddl_file,
+    ensure_config,
+    find_assets,
+    init_states_file,
+    load_init_states,
+    suite_tasks,
+)
+from vla.core.errors import CorruptFileError, MissingAssetError, unknown_name
+from vla.core.protocols import Task
+from vla.core.se3 import axis_angle_of_quat
+from vla.core.spec import Axis, Camera, Embodiment
+from vla.core.types import Observation, Step
+
+CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}  # our name -> LIBERO's
+_IDLE = np.array([0, 0, 0, 0, 0, 0, -1], np.float64)
+
+
+def libero_panda(image_size: int) -> Embodiment:
+    """The Panda of LIBERO: end-effector position, rotation vector, two finger joints; seven action axes."""
+    position = tuple(Axis(name=f"eef_{axis}", unit="m") for axis in "xyz")
+    rotation = tuple(Axis(name=f"eef_r{axis}", unit="rad") for axis in "xyz")
+    fingers = tuple(Axis(name=f"finger_{side}", unit="m") for side in ("left", "right"))
+    deltas = tuple(Axis(name=name, unit="1", low=-1, high=1) for name in ("dx", "dy", "dz", "drx", "dry", "drz"))
+    return Embodiment(
+        name="libero_panda",
+        state=position + rotation + fingers,
+        action=(*deltas, Axis(name="gripper", unit="1", low=-1, high=1, binary=True)),
+        cameras=tuple(Camera(name=name, height=image_size, width=image_size) for name in CAMERAS),
+        control_hz=20.0,
+    )
+
+
+class LiberoEnv:
+    """One LIBERO scene at a time.
+
+    Args:
+        suite: libero_spatial, libero_object, libero_goal, libero_10 or libero_90.
+        assets: folder of LIBERO's meshes and textures; None looks for them (`sim.libero_setup.find_assets`).
+        image_size: height and width of both cameras [pixels].
+        look: "original" renders as LIBERO does.
+        settle_steps: idle control steps after a reset, in which objects come to rest.
+        train_states: how many of the 50 initial states, counted from 0, may be used in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        suite: str,
+        assets: str | None = None,
+        image_size: int = 256,
+        look: str = "original",
+        settle_steps: int = 10,
+        train_states: int = 40,
+    ) -> None:
+        if look != "original":
+            raise ValueError(f"look is '{look}', expected 'original'")
+        if image_size < 1 or settle_steps < 0:
+            raise ValueError(f"image_size {image_size} must be at least 1, settle_steps {settle_steps} at least 0")
+        self._suite = suite
+        self._assets = assets
+        self._settle_steps = settle_steps
+        self._spec = libero_panda(image_size)
+        self._tasks = suite_tasks(suite, train_states)
+        self._scene: Scene | None = None
+        self._steps = 0
+
+    @property
+    def spec(self) -> Embodiment:
+        return self._spec
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        return self._tasks
+
+    def reset(self, task: str, init_state: int, seed: int) -> None:
+        """Starts an episode; `seed` changes nothing, as LIBERO has no randomness of its own.
+
+        Raises:
+            UnknownNameError: no such task in this suite.
+            ValueError: `init_state` out of range.
+            MissingAssetError: the assets are not there or incomplete.
+            CorruptFileError: the stored initial states are damaged.
+        """
+        if task not in self._tasks:
+            raise unknown_name("task", task, self._tasks)
+        if not 0 <= init_state < self._tasks[task].num_init_states:
+            raise ValueError(f"init_state is {init_state}, expected 0 to {self._tasks[task].num_init_states - 1}")
+        scene = self._load(task)
+        scene.start(init_state)
+        for _ in range(self._settle_steps):
+            scene.control(_IDLE)
+        self._steps = 0
+
+    def step(self, action_A: np.ndarray) -> Step:
+        scene = self._started()
+        executed_A = self._spec.clip(action_A)
+        scene.control(executed_A)
+        self._steps += 1
+        success = scene.success
+        truncated = not success and self._steps >= self._tasks[scene.task].horizon
+        return Step(executed_A=executed_A, terminated=success, truncated=truncated, success=success)
+
+    def observe(self, cameras: Sequence[str] | None = None) -> Observation:
+        """The present observation.
+
+        Images and positions are those that stock LIBERO returns from its `step`; `success` is that of `step`.
+
+        privileged: `<object>_pos` (3,) [m] and `<object>_quat` (4,) w,x,y,z of each object and fixture by its LIBERO
+        name; `grasp_<object>` () bool, both finger pads touch it; `eef_pos` (3,), `eef_quat` (4,) w,x,y,z,
+        `gripper_qpos` (2,) [m], `success` () bool.
+        """
+        scene = self._started()
+        names = self._spec.camera_names if cameras is None else cameras
+        for name in names:
+            if name not in CAMERAS:
+                raise unknown_name("camera", name, CAMERAS)
+        scene.look()
+        privileged = scene.privileged()
+        rotation = axis_angle_of_quat(privileged["eef_quat"])
+        state_S = np.concatenate([privileged["eef_pos"], rotation, privileged["gripper_qpos"]]).astype(np.float32)
+        size = self._spec.cameras[0].width
+        return Observation(
+            images={name: scene.render(CAMERAS[name], size) for name in names},
+            state_S=state_S,
+            instruction=self._tasks[scene.task].instruction,
+            time_s=float(scene.data.time),
+            privileged=privileged,
+        )
+
+    def snapshot(self) -> bytes:
+        scene = self._started()
+        header = {"suite": self._suite, "task": scene.task, "steps": self._steps, **scene.flags()}
+        arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **scene.arrays()}
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        return buffer.getvalue()
+
+    def restore(self, snapshot: bytes) -> None:
+        """Goes back to a snapshot of this suite, also one that another `LiberoEnv` took.
+
+        Raises:
+            CorruptFileError: damaged, or a snapshot of another suite or of another version of a scene.
+        """
+        try:
+            with np.load(io.BytesIO(snapshot), allow_pickle=False) as file:
+                arrays = dict(file)
+            header = json.loads(arrays.pop("header").tobytes())
+            suite, task, steps = header.pop("suite"), header.pop("task"), int(header.pop("steps"))
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise CorruptFileError(f"snapshot: {type(error).__name__}: {error}") from error
+        if suite != self._suite or task not in self._tasks:
+            raise CorruptFileError(f"snapshot is of {suite}/{task}, this env runs {self._suite}")
+        self._load(task).resume(header, arrays)
+        self._steps = steps
+
+    def close(self) -> None:
+        if self._scene is not None:
+            self._scene.close()
+            self._scene = None
+
+    def _started(self) -> Scene:
+        if self._scene is None:
+            raise ValueError("no episode: call reset first")
+        return self._scene
+
+    def _load(self, task: str) -> Scene:
+        """The compiled scene of a task. Only the last one is kept: each takes several hundred megabytes."""
+        if self._scene is None or self._scene.task != task:
+            self.close()
+            self._scene = Scene(
+                env=_build(self._suite, task, self._assets),
+                task=task,
+                init_states=load_init_states(init_states_file(self._suite, task)),
+            )
+        return self._scene
+
+
+def _build(suite: str, task: str, assets: str | None) -> Any:
+    """Stock LIBERO's environment without observations and windows, as it is after `seed(0)` and `reset()`."""
+    folder = find_assets(assets)
+    ensure_config()
+    with _quiet():
+        import libero.libero as libero_package
+        from libero.libero.envs.env_wrapper import ControlEnv
+        from robosuite.utils.errors import RandomizationError
+
+        libero_package._assets_path_cache = str(folder)  # what its loaders ask for first; nothing is written
+        random_state = np.random.get_state()
+        np.random.seed(0)
+        try:
+            env = None
+            while env is None:
+                with contextlib.suppress(RandomizationError):  # as LIBERO's own reset: draw again
+                    env = ControlEnv(
+                        bddl_file_name=str(bddl_file(suite, task)),
+                        use_camera_obs=False,
+                        has_offscreen_renderer=False,
+                        ignore_done=True,
+                    ).env
+        except (FileNotFoundError, ValueError) as error:  # an MJCF, mesh or texture that is not there
+            raise MissingAssetError(f"LIBERO task {task} cannot be built from assets in {folder}: {error}") from error
+        finally:
+            np.random.set_state(random_state)
+    env.sim.forward()
+    env.visualize(vis_settings=dict.fromkeys(env._visualizations, False))
+    return env
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without robosuite's advice about its private macro file, and without LIBERO's prints."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # in robosuite's sources
+            yield
+    finally:
+        logging.disable(before)

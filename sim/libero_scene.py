@@ -1,0 +1,188 @@
+"""One compiled LIBERO scene with robosuite's controller around it, and all that it takes to start it anew.
+
+Knows robosuite's objects (`sim.libero` builds them), imports only MuJoCo.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from sim.render import GL_HINT
+from vla.core.errors import CorruptFileError, MissingAssetError
+from vla.core.types import Image
+
+_INTEGRATION = mujoco.mjtState.mjSTATE_INTEGRATION
+# What the operational-space controller remembers between calls (robosuite 1.4, controllers/osc.py).
+_CONTROLLER_FIELDS = (
+    "goal_pos",
+    "goal_ori",
+    "relative_ori",
+    "initial_joint",
+    "initial_ee_pos",
+    "initial_ee_ori_mat",
+    "ee_pos",
+    "ee_ori_mat",
+    "ee_pos_vel",
+    "ee_ori_vel",
+    "joint_pos",
+    "joint_vel",
+    "J_pos",
+    "J_ori",
+    "J_full",
+    "mass_matrix",
+)
+
+
+class Scene:
+    """A task that runs.
+
+    env          LIBERO's environment for it, just built and seeded
+    init_states  (N, 1 + nq + nv) float64
+
+    What is seen is a little old: robosuite samples its sensors and cameras in the last but one of the 25 physics steps
+    of a control step, and there sees the bodies where that physics step began. Policies were trained on such data, so
+    the state before that physics step is kept, and taken again in a second `MjData` when somebody looks.
+    """
+
+    def __init__(self, *, env: Any, task: str, init_states: np.ndarray) -> None:
+        self.task = task
+        self._env = env
+        self._sim = env.sim
+        self.model: mujoco.MjModel = self._sim.model._model
+        self.data: mujoco.MjData = self._sim.data._data
+        self._view = mujoco.MjData(self.model)
+        self._robot = self._env.robots[0]
+        self._renderers: dict[int, mujoco.Renderer] = {}
+        self._init_states = init_states
+        if init_states.shape[1] != 1 + self.model.nq + self.model.nv:
+            raise CorruptFileError(f"initial states of {task}: {init_states.shape[1]} numbers do not fit the scene")
+        pads = [self._robot.gripper.important_geoms[f"{side}_fingerpad"] for side in ("left", "right")]
+        self._pads = [{self.model.geom(name).id for name in names} for names in pads]
+        self._substeps = int(self._env.control_timestep / self._env.model_timestep)
+        self.success = False
+        self._see(moving=False)
+        self._fresh = (self.flags(), self.arrays())
+
+    def start(self, init_state: int) -> None:
+        """The stored state, reached as `set_init_state` reaches it in a new environment."""
+        mujoco.mj_resetData(self.model, self.data)
+        self.resume(*self._fresh)
+        self._sim.set_state_from_flattened(self._init_states[init_state])
+        self._sim.forward()
+        self._check()
+        self._see(moving=False)
+
+    def control(self, action_A: np.ndarray) -> None:
+        """One control step: robosuite's `MujocoEnv.step` without its observations, which cost more than the physics."""
+        for substep in range(self._substeps):
+            self._sim.forward()
+            self._env._pre_action(action_A, policy_step=substep == 0)
+            if substep == self._substeps - 2:
+                self._see(moving=True)
+            self._sim.step()
+        self._check()
+
+    def look(self) -> None:
+        """Brings the second `MjData` to what the sensors saw."""
+        mujoco.mj_setState(self.model, self._view, self._seen, _INTEGRATION)
+        (mujoco.mj_step if self._moving else mujoco.mj_forward)(self.model, self._view)
+
+    def privileged(self) -> dict[str, np.ndarray]:
+        """Simulator truth at the last `look`; see `LiberoEnv.observe`."""
+        view, robot = self._view, self._robot
+        truth = {
+            "eef_pos": view.site_xpos[robot.eef_site_id].copy(),
+            "eef_quat": view.body(robot.robot_model.eef_name).xquat.copy(),
+            "gripper_qpos": view.qpos[robot._ref_gripper_joint_pos_indexes],
+            "success": np.array(self.success),
+        }
+        left, right = self._touched()
+        for name, body in self._env.obj_body_id.items():
+            truth[f"{name}_pos"] = view.xpos[body].copy()
+            truth[f"{name}_quat"] = view.xquat[body].copy()
+            truth[f"grasp_{name}"] = np.array(self.model.body_rootid[body] in left & right)
+        return truth
+
+    def render(self, camera: str, size: int) -> Image:
+        """A (size, size, 3) picture of the last `look` in the published orientation."""
+        if size not in self._renderers:
+            self._renderers[size] = self._renderer(size)
+        renderer = self._renderers[size]
+        option = mujoco.MjvOption()
+        option.geomgroup[0] = 0  # robosuite's collision geometry
+        lamps = self.model.site_rgba.copy()
+        self.model.site_rgba[:] = self._seen_lamps
+        renderer.update_scene(self._view, camera, option)
+        self.model.site_rgba[:] = lamps
+        # robosuite's rows run from bottom to top, so turning its pictures by 180 degrees leaves them mirrored.
+        return np.ascontiguousarray(renderer.render()[:, ::-1])
+
+    def flags(self) -> dict[str, Any]:
+        return {"moving": self._moving, "success": self.success, "new_update": self._robot.controller.new_update}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Copies of everything that what follows depends on, and of what is seen now."""
+        controller = self._robot.controller
+        return {
+            "physics": self._state(),
+            "lamps": self.model.site_rgba.copy(),  # LIBERO lights a stove by the alpha of its sites
+            "seen": self._seen.copy(),
+            "seen_lamps": self._seen_lamps.copy(),
+            "gripper": np.broadcast_to(self._robot.gripper.current_action, 2).copy(),  # one number until the first step
+            **{name: np.array(getattr(controller, name)) for name in _CONTROLLER_FIELDS},
+        }
+
+    def resume(self, flags: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Inverse of `flags` and `arrays`. Raises CorruptFileError when they do not fit this scene."""
+        present = self.arrays()
+        wrong = [name for name in present if name not in arrays or arrays[name].shape != present[name].shape]
+        if wrong or not flags.keys() >= self.flags().keys():
+            raise CorruptFileError(f"snapshot of {self.task}: {wrong or 'its header'} does not fit this scene")
+        mujoco.mj_setState(self.model, self.data, arrays["physics"], _INTEGRATION)
+        self.model.site_rgba[:] = arrays["lamps"]
+        self._seen, self._seen_lamps = arrays["seen"].copy(), arrays["seen_lamps"].copy()
+        self._robot.gripper.current_action = arrays["gripper"].copy()
+        controller = self._robot.controller
+        for name in _CONTROLLER_FIELDS:
+            setattr(controller, name, arrays[name].copy(order="K"))  # BLAS rounds by memory order
+        controller.new_update = flags["new_update"]
+        self._moving, self.success = flags["moving"], flags["success"]
+
+    def close(self) -> None:
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._env.close()
+
+    def _renderer(self, size: int) -> mujoco.Renderer:
+        screen = self.model.vis.global_
+        screen.offwidth, screen.offheight = max(size, screen.offwidth), max(size, screen.offheight)
+        try:
+            return mujoco.Renderer(self.model, size, size)
+        except (RuntimeError, AttributeError, ImportError, mujoco.FatalError) as error:
+            raise MissingAssetError(f"no OpenGL back end renders here ({error}). Install one: {GL_HINT}") from error
+
+    def _see(self, *, moving: bool) -> None:
+        """Keeps what the sensors see now; `moving`: a physics step is about to be taken."""
+        self._seen, self._seen_lamps, self._moving = self._state(), self.model.site_rgba.copy(), moving
+
+    def _state(self) -> np.ndarray:
+        state = np.empty(mujoco.mj_stateSize(self.model, _INTEGRATION))
+        mujoco.mj_getState(self.model, self.data, state, _INTEGRATION)
+        return state
+
+    def _check(self) -> None:
+        """The goal's predicates, then the lamps that show an appliance is on: LIBERO's order."""
+        self.success = bool(self._env._check_success())
+        self._env._post_process()
+
+    def _touched(self) -> tuple[set[int], set[int]]:
+        """Roots of the bodies that touch the left and the right finger pad."""
+        sides: tuple[set[int], set[int]] = (set(), set())
+        for pair in self._view.contact.geom.tolist():
+            for pads, touched in zip(self._pads, sides, strict=True):
+                for mine, other in (pair, pair[::-1]):
+                    if mine in pads:
+                        touched.add(int(self.model.body_rootid[self.model.geom_bodyid[other]]))
+        return sides

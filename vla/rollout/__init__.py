@@ -1,0 +1,1 @@
+"""From a policy and envs to a number that can be believed: play, count, report."""

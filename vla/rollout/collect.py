@@ -1,0 +1,158 @@
+"""Demonstrations from an expert: perturbed actions executed, clean labels kept.
+
+What the demonstrations cover decides what the policy can recover from (DART, Laskey et al. 2017). So an episode starts
+with a few random steps, coloured noise rides on every executed action, now and then the arm is kicked; the label of a
+frame is the expert's clean action at the state that was really reached. Failures are dropped.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.core.protocols import Env, Policy, Task
+from vla.core.types import Episode, Float, Step
+from vla.data.staging import write_staged
+from vla.rollout.provenance import software
+from vla.rollout.runner import EpisodePlan, act_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perturbation:
+    """What is done to the executed actions. All zero: the expert's own clean episodes.
+
+    sigmas        one is drawn per episode: standard deviation of the noise that is fed in at each step
+    decay         share of the noise that stays to the next step (Ornstein-Uhlenbeck)
+    preroll       up to so many steps of one random motion before recording starts
+    kick_chance   per step, that a kick of `kick_steps` steps in a random direction starts
+    linger        steps recorded after success, so that the policy learns to let go and leave
+    """
+
+    sigmas: Sequence[float] = (0.05, 0.15, 0.25)
+    decay: float = 0.8
+    preroll: int = 9
+    kick_chance: float = 0.008
+    kick_steps: int = 4
+    linger: int = 3
+
+
+def collect_plan(tasks: Sequence[Task], episodes: int, seed: int) -> list[EpisodePlan]:
+    """`episodes` rows spread evenly over the tasks; never a held-out initial state.
+
+    Each task goes through its training states, then through the further placements its suite makes, then around again
+    with other noise. More episodes extend a plan without changing its beginning.
+    """
+    plan = []
+    for number in range(-(-episodes // len(tasks))):
+        for task in tasks:
+            states = task.num_train_states + task.num_extra_states
+            state = number % states
+            if state >= task.num_train_states:
+                state += task.num_init_states - task.num_train_states
+            plan.append(EpisodePlan(task=task.name, init_state=state, seed=act_seed(seed, number)))
+    return plan[:episodes]
+
+
+def row_name(row: EpisodePlan) -> str:
+    """A name for the episode of this row, the same in every run."""
+    return f"{row.task}-{row.init_state}-{row.seed}"
+
+
+def collect_row(
+    env: Env,
+    make_expert: Callable[[Env], Policy],
+    row: EpisodePlan,
+    perturbation: Perturbation,
+    attempts: int,
+    folder: Path,
+) -> bool:
+    """Records one success of `row` into `folder`, trying again with other noise; False if none came. Runs in a worker."""
+    expert = make_expert(env)
+    for attempt in range(attempts):
+        rng = np.random.default_rng([row.seed, attempt])
+        episode = record_episode(env, expert, row, perturbation, rng)
+        if episode.success:
+            write_staged(folder, row_name(row), episode)
+            return True
+    return False
+
+
+def record_episode(
+    env: Env, expert: Policy, row: EpisodePlan, perturbation: Perturbation, rng: np.random.Generator
+) -> Episode:
+    """One episode of the expert under noise, with every camera at every step."""
+    env.reset(row.task, row.init_state, row.seed)
+    sigma = float(rng.choice(perturbation.sigmas)) if len(perturbation.sigmas) else 0.0
+    _preroll(env, perturbation.preroll, rng)
+    noise = _Noise(env.spec.binary_A, sigma, perturbation, rng)
+    observations, actions, labels, successes = [env.observe()], [], [], []
+    step: Step | None = None
+    linger = perturbation.linger
+    while step is None or not step.truncated:
+        if step is not None and step.terminated:
+            if linger == 0:
+                break
+            linger -= 1
+        [chunk] = expert.act([observations[-1]], [row.seed])
+        label_A = env.spec.clip(chunk.actions_HA[0])
+        step = env.step(env.spec.clip(label_A + noise.next()))
+        observations.append(env.observe())
+        actions.append(step.executed_A)
+        labels.append(label_A)
+        successes.append(step.success)
+    assert step is not None
+    return Episode(
+        observations=observations,
+        actions_TA=np.stack(actions),
+        labels_TA=np.stack(labels),
+        rewards={"success": np.array(successes, np.float32)},
+        terminated=step.terminated,
+        truncated=step.truncated,
+        success=step.success,
+        meta=_meta(row, sigma),
+    )
+
+
+class _Noise:
+    """Coloured noise on the continuous axes of the action, with rare kicks."""
+
+    def __init__(
+        self, binary_A: np.ndarray, sigma: float, perturbation: Perturbation, rng: np.random.Generator
+    ) -> None:
+        self._scale_A = np.where(binary_A, 0.0, 1.0)
+        self._sigma, self._p, self._rng = sigma, perturbation, rng
+        self._noise_A = np.zeros(len(binary_A))
+        self._kick_A = np.zeros(len(binary_A))
+        self._kick_left = 0
+
+    def next(self) -> Float:
+        fresh_A = self._sigma * self._rng.standard_normal(len(self._noise_A))
+        self._noise_A = self._p.decay * self._noise_A + fresh_A * self._scale_A
+        if self._kick_left == 0 and self._rng.random() < self._p.kick_chance:
+            self._kick_left = self._p.kick_steps
+            self._kick_A = self._rng.uniform(-1, 1, len(self._noise_A)) * self._scale_A
+        kick_A = self._kick_A if self._kick_left > 0 else 0.0
+        self._kick_left = max(self._kick_left - 1, 0)
+        return (self._noise_A + kick_A).astype(np.float32)
+
+
+def _preroll(env: Env, most: int, rng: np.random.Generator) -> None:
+    """Moves the arm off its usual start, unrecorded."""
+    spec = env.spec
+    action_A = np.where(spec.binary_A, spec.action_low_A, rng.uniform(-1, 1, spec.action_dim)).astype(np.float32)
+    for _ in range(rng.integers(0, most + 1)):
+        env.step(spec.clip(action_A))
+
+
+def _meta(row: EpisodePlan, sigma: float) -> dict[str, Any]:
+    versions = {name: value for name, value in software().items() if value is not None}
+    return {
+        "task": row.task,
+        "init_state": row.init_state,
+        "seed": row.seed,
+        "policy": "expert",
+        "noise_sigma": sigma,
+        **versions,
+    }
