@@ -1,8 +1,8 @@
 """Random training samples a second: our loader against LeRobotDataset's own, on the same dataset, in one run.
 
-A sample is one frame of every camera, the state and a chunk of 8 actions. lerobot is read in one process with its default
-decoder and with PyAV, and the faster counts; ours includes normalisation and stacking, but not the one-off decoding of the
-cache, whose time is told apart.
+A sample is one frame of every camera, the state and a chunk of 8 actions. lerobot is read in one process with its
+default decoder and with PyAV, and the faster counts; ours includes stacking to batches, but not the one-off decoding of
+the cache, whose time is told apart.
 
     python -m scripts.bench_loader outputs/demo/dataset
 """
@@ -26,7 +26,8 @@ def loader_ratio(root: Path, *, seconds: float = 3.0) -> dict[str, float | str]:
     """Measures both loaders for about `seconds` each.
 
     Returns:
-        `loader_ratio` (ours / theirs), `samples_per_s`, `lerobot_samples_per_s`, `lerobot_backend`, `cache_s` (first use).
+        `loader_ratio` (ours / theirs), `samples_per_s`, `lerobot_samples_per_s`, `lerobot_backend`, and `cache_s`, the
+        time until our first sample, which includes decoding if no cache was there.
     """
     start = time.perf_counter()
     dataset = ChunkDataset(source=LeRobotSource(root), horizon=HORIZON)

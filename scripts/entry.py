@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -36,7 +37,8 @@ def entry(config_name: str, main: Callable[[DictConfig], None], argv: list[str] 
         sys.exit(f"error: {error}")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            sys.exit(f"error: the disk is full ({error.filename or error}); what was finished is kept, free some space and run again")
+            where = error.filename or error
+            sys.exit(f"error: the disk is full ({where}); what was finished is kept, free some space and run again")
         raise
     except KeyboardInterrupt:
         sys.exit("interrupted; run the same command again to go on")
@@ -45,22 +47,36 @@ def entry(config_name: str, main: Callable[[DictConfig], None], argv: list[str] 
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
     """The config of a script. Raises UnknownNameError for a key or a group's option that does not exist."""
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        defaults = hydra.compose(config_name)
+        # `policy` is a group to train (policy=tiny) and a plain value to evaluate (policy=outputs/run); Hydra takes any
+        # key that has a folder for a group, so plain values are set here.
+        plain = [each for each in overrides if _is_plain(defaults, _key(each))]
         try:
-            return hydra.compose(config_name, overrides)
+            config = hydra.compose(config_name, [each for each in overrides if each not in plain])
+            for override in OverridesParser.create().parse_overrides(plain):
+                OmegaConf.update(config, override.key_or_group, override.value())
+            return config
         except (HydraException, OmegaConfBaseException) as error:
-            raise _explain(error, config_name, overrides) from error
+            raise _explain(error, defaults, overrides) from error
 
 
-def _explain(error: Exception, config_name: str, overrides: list[str]) -> GrasplineError:
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _is_plain(defaults: DictConfig, key: str) -> bool:
+    return (CONFIG_DIR / key).is_dir() and key in defaults and not OmegaConf.is_config(defaults[key])
+
+
+def _explain(error: Exception, defaults: DictConfig, overrides: list[str]) -> GrasplineError:
     """Turns Hydra's account of a wrong override into one line with the nearest valid name."""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         group = CONFIG_DIR / key
-        if group.is_dir() and not (group / f"{value}.yaml").exists():
+        if group.is_dir() and not (group / f"{value}.yaml").exists() and not _is_plain(defaults, key):
             return unknown_name(key, value, [path.stem for path in group.glob("*.yaml")])
-    defaults = hydra.compose(config_name)
     for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
+        key = _key(override)
         if OmegaConf.select(defaults, key, default=error) is error and not (CONFIG_DIR / key).is_dir():
             return unknown_name("config key", key, _keys(defaults))
     return GrasplineError(re.sub(r"\s+", " ", str(error)))

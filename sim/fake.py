@@ -4,11 +4,15 @@ Special: no physics engine and no OpenGL, two cameras drawn in numpy (0.25 ms a 
 suites: 7-D actions with a binary gripper, fixed initial states, a held-out range, exact snapshots.
 """
 
+import os
+import signal
+import time
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
-from vla.core.errors import CorruptFileError, unknown_name
+from vla.core.errors import CorruptFileError, MissingAssetError, unknown_name
 from vla.core.protocols import Task
 from vla.core.spec import Axis, Camera, Embodiment
 from vla.core.types import ActionChunk, Float, Image, Observation, Step
@@ -178,6 +182,36 @@ class FakeExpert:
             ActionChunk(actions_HA=_towards_target(each)[None], start_s=each.time_s, dt_s=FAKE.dt_s)
             for each in observations
         ]
+
+
+class FaultyEnv(FakeEnv):
+    """Breaks on purpose, for the tests of whoever must survive it.
+
+    Args:
+        faults: {init_state: what happens there}. `missing`: reset raises MissingAssetError; `raise`: the third step
+            raises RuntimeError; `kill`: the third step kills the process; `hang`: the third step takes 3 seconds.
+    """
+
+    def __init__(self, *, faults: Mapping[int, Literal["missing", "raise", "kill", "hang"]]) -> None:
+        super().__init__()
+        self._faults = faults
+        self._fault: str | None = None
+
+    def reset(self, task: str, init_state: int, seed: int) -> None:
+        super().reset(task, init_state, seed)
+        self._fault = self._faults.get(init_state)
+        if self._fault == "missing":
+            raise MissingAssetError("no OpenGL: install libegl1")
+
+    def step(self, action_A: np.ndarray) -> Step:
+        step = super().step(action_A)
+        if self._steps == 3 and self._fault == "raise":
+            raise RuntimeError("the physics exploded")
+        if self._steps == 3 and self._fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._steps == 3 and self._fault == "hang":
+            time.sleep(3)
+        return step
 
 
 def _towards_target(observation: Observation) -> Float:

@@ -221,7 +221,13 @@ def lerobot_sampler(root: Path, horizon: int, video_backend: str | None = None) 
         video_backend=video_backend,
         return_uint8=True,
     )
-    return lambda row: dict(dataset[row])
+
+    def sample(row: int) -> dict[str, Any]:
+        item = dataset[row]
+        assert isinstance(item, dict), "a list only for a slice"
+        return item
+
+    return sample
 
 
 def _open_writer(root: Path, temporary: Path, spec: Embodiment, terms: list[str]) -> Any:

@@ -1,0 +1,219 @@
+"""A scripted expert for libero_object ("pick up the X and place it in the basket"): a function of the present state alone.
+
+No counters, no hidden phase, no waiting: whatever noise or a kick does to the arm or the object, the next action is
+right for the state that is there. Approach and descent are one funnel (the height asked for rises with the distance to
+the grasp), lifting and carrying another one. Objects may lie anywhere on the floor, turned or tipped over.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla.core.errors import unknown_name
+from vla.core.se3 import axis_angle_of_quat, quat_conjugate, quat_from_yaw, quat_mul, rotate, wrap_angle, yaw_of_quat
+from vla.core.spec import Embodiment
+from vla.core.types import ActionChunk, Float, Observation
+
+type Truth = Mapping[str, np.ndarray]
+
+GAIN = 3.0 / 0.05  # action per metre of error; a full action moves the controller's goal by 0.05 m
+TURN_GAIN = 1.5 / 0.5  # action per radian of error
+MAX_TURN = 0.4  # of a full action, so that turning never outruns moving
+OPEN, CLOSE = -1.0, 1.0
+WIDE = 0.070  # [m] between the fingers: open enough to go around anything in the table below
+REACH = 0.028  # [m] from the middle of the finger pads up to the hand, a little less than there is
+HAND = np.array([0.032, 0.103])  # [m] half extents of the hand seen from above, across and along the fingers' motion
+SPARE = 0.012  # [m] wanted between the hand and things as tall as to be in its way
+FLOOR_GAP = 0.010  # [m] lowest height of the pads' middle
+HOVER = 0.10  # [m] above the grasp while not yet over it
+RIM = 0.14  # [m] height of the basket's walls
+CLEARANCE = 0.03  # [m] between the rim and what is carried over it
+OVER = 0.025  # [m] from the basket's centre: let go
+INSIDE = 0.05  # [m] from the basket's centre, along each axis: it will fall or lie in the basket
+HAND_DOWN = np.array([0.0, 1.0, 0.0, 0.0])  # w, x, y, z: the hand points down, its fingers close along the world's y
+_INSTRUCTION = re.compile(r"pick up the (.+) and place it in the basket")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """An object as it stands or lies in LIBERO's initial states.
+
+    quat    (w, x, y, z)                its orientation there
+    size    (x, y, z) [m]               half extents of its collision geometry there, in world axes
+    grasp   [m]                         where to take it, above its origin
+    """
+
+    quat: tuple[float, float, float, float]
+    size: tuple[float, float, float]
+    grasp: float = 0.0
+
+
+_H = float(np.sqrt(0.5))
+_FLAT, _CAN, _BOTTLE, _SAUCE = (0.0, 0.0, 0.0, 1.0), (0.0, 0.0, _H, _H), (0.5, 0.5, 0.5, 0.5), (_H, 0.0, 0.0, _H)
+# Half extents from the collision boxes of LIBERO's assets. Tall things are taken near the top: the palm is in the way.
+SHAPES = {
+    "alphabet_soup": Shape(quat=_CAN, size=(0.031, 0.031, 0.038), grasp=0.006),
+    "cream_cheese": Shape(quat=_FLAT, size=(0.041, 0.021, 0.009)),
+    "salad_dressing": Shape(quat=_BOTTLE, size=(0.018, 0.026, 0.073), grasp=0.050),
+    "bbq_sauce": Shape(quat=_SAUCE, size=(0.015, 0.023, 0.055), grasp=0.022),
+    "ketchup": Shape(quat=_BOTTLE, size=(0.018, 0.028, 0.073), grasp=0.050),
+    "tomato_sauce": Shape(quat=_CAN, size=(0.031, 0.031, 0.038), grasp=0.006),
+    "butter": Shape(quat=_FLAT, size=(0.038, 0.020, 0.009)),
+    "milk": Shape(quat=_BOTTLE, size=(0.026, 0.026, 0.070), grasp=0.028),
+    "chocolate_pudding": Shape(quat=_FLAT, size=(0.040, 0.023, 0.014)),
+    "orange_juice": Shape(quat=_BOTTLE, size=(0.026, 0.026, 0.070), grasp=0.028),
+}
+
+
+class LiberoObjectExpert:
+    """Implements `vla.core.protocols.Policy` on privileged state; looks at no camera."""
+
+    cameras: tuple[str, ...] = ()
+    horizon = 1
+
+    def __init__(self, spec: Embodiment) -> None:
+        self.spec = spec
+
+    def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[ActionChunk]:
+        """One action for each observation; `seeds` change nothing.
+
+        Raises:
+            UnknownNameError: an instruction that is not one of libero_object.
+        """
+        return [ActionChunk(actions_HA=_action(o)[None], start_s=o.time_s, dt_s=self.spec.dt_s) for o in observations]
+
+
+def _action(observation: Observation) -> Float:
+    target = _target(observation.instruction)
+    truth = observation.privileged
+    eef, thing, basket = truth["eef_pos"], truth[f"{target}_1_pos"], truth["basket_1_pos"]
+    held = bool(truth[f"grasp_{target}_1"])
+    if truth["success"] or _inside(thing, basket):
+        # Let go; rise only when the fingers are off, so that nothing is pulled out again.
+        rise = 0.0 if held else 0.06
+        return _toward(truth, np.array([basket[0], basket[1], eef[2] + rise]), OPEN)
+    if held:
+        return _carry(truth, SHAPES[target], thing, basket)
+    return _grasp(truth, target)
+
+
+def _target(instruction: str) -> str:
+    match = _INSTRUCTION.fullmatch(instruction)
+    name = match[1].replace(" ", "_") if match else instruction
+    if name not in SHAPES:
+        raise unknown_name("object to pick", name, SHAPES)
+    return name
+
+
+def _inside(thing: np.ndarray, basket: np.ndarray) -> bool:
+    """In the basket or about to fall into it."""
+    away = np.abs(thing[:2] - basket[:2])
+    return bool(away.max() < (INSIDE if thing[2] < RIM else OVER))
+
+
+def _carry(truth: Truth, shape: Shape, thing: np.ndarray, basket: np.ndarray) -> Float:
+    """Up, and towards the basket as far as the height allows."""
+    eef = truth["eef_pos"]
+    hanging = eef[2] - thing[2] + shape.size[2]  # from the pads down to the lowest point
+    height = RIM + CLEARANCE + hanging
+    goal = np.array([*(basket[:2] + eef[:2] - thing[:2]), height])
+    missing = height - eef[2]
+    away = float(np.linalg.norm(goal[:2] - eef[:2]))
+    # Near the basket only at full height, elsewhere with a hand's breadth under it.
+    allowed = np.clip(1.0 - (missing - max(0.0, away - 0.16)) / 0.05, 0.0, 1.0)
+    goal[:2] = eef[:2] + allowed * (goal[:2] - eef[:2])
+    return _toward(truth, goal, CLOSE)
+
+
+def _grasp(truth: Truth, target: str) -> Float:
+    """Over the object, down around it, close."""
+    eef, gap = truth["eef_pos"], float(truth["gripper_qpos"][0] - truth["gripper_qpos"][1])
+    point, yaw, thickness = _grasp_pose(truth, target)
+    aside = float(np.linalg.norm(eef[:2] - point[:2]))
+    above = float(eef[2] - point[2])
+    turned = abs(wrap_angle(yaw_of_hand(truth["eef_quat"]) - yaw))
+    closing = gap < WIDE
+    slack = 2.0 if closing else 1.0  # once the fingers close they push the object and the hand about
+    around = aside < 0.012 * slack and abs(above) < 0.012 * slack and turned < 0.15 * slack
+    if around and gap > 2 * thickness - 0.012:
+        return _toward(truth, point, CLOSE, yaw)
+    if gap < WIDE and above < HOVER / 2:
+        point = np.array([*eef[:2], point[2] + HOVER])  # closed beside it: up before anything is swept away
+        return _toward(truth, point, OPEN, yaw)
+    funnel = 4.0 * max(0.0, aside - 0.008) + 0.3 * max(0.0, turned - 0.1)
+    return _toward(truth, point + [0, 0, min(HOVER, funnel)], OPEN, yaw)
+
+
+def _grasp_pose(truth: Truth, target: str) -> tuple[np.ndarray, float, float]:
+    """Where the pads' middle goes, the hand's yaw [rad], and half the thickness [m] between the fingers.
+
+    Of the poses that fit the object, the one with most room for the hand, else the least turn.
+    """
+    shape, thing, hand_yaw = SHAPES[target], truth[f"{target}_1_pos"], yaw_of_hand(truth["eef_quat"])
+    turn = quat_mul(truth[f"{target}_1_quat"], quat_conjugate(np.array(shape.quat)))
+    axes = np.array([rotate(turn, axis) for axis in np.eye(3)])  # rows: the box's axes in the world
+    up = int(np.argmax(np.abs(axes[:, 2])))
+    first, second = sorted({0, 1, 2} - {up}, key=lambda i: shape.size[i])
+    half_height = shape.size[up]
+    standing = up == 2 and axes[2, 2] > 0
+    height = thing[2] + (shape.grasp if standing else 0.0)
+    height = max(height, thing[2] + half_height - REACH, FLOOR_GAP)
+    xy = thing[:2] + (axes[2, :2] * shape.grasp if standing else 0.0)
+    # The fingers close across the narrow side; things about as wide as deep may be taken either way.
+    across = [first, second] if shape.size[second] - shape.size[first] < 0.006 else [first]
+    yaws = [np.arctan2(-axes[i, 0], axes[i, 1]) + k * np.pi for i in across for k in (-1, 0, 1)]
+    slide = max(0.0, shape.size[second] - 0.016)  # along the other side, with the pads still on it
+    tried_P3 = [
+        (yaw + turn, turn, shift)
+        for yaw in yaws
+        for turn in ((-0.4, -0.2, 0.0, 0.2, 0.4) if slide > 0.015 else (0.0,))
+        for shift in (-slide, 0.0, slide)
+        if abs(yaw + turn) < 1.9
+    ]
+    tall = [(o, r) for o, top, r in _others(truth, target) if top > height + REACH]
+    costs = [
+        8.0 * _crowding(xy + shift * np.array([np.cos(yaw), np.sin(yaw)]), yaw, tall)
+        + 0.2 * abs(turn)
+        + 2.0 * abs(shift)
+        + 0.1 * abs(yaw - hand_yaw)
+        for yaw, turn, shift in tried_P3
+    ]
+    yaw, _, shift = tried_P3[int(np.argmin(costs))]
+    return np.array([*(xy + shift * np.array([np.cos(yaw), np.sin(yaw)])), height]), yaw, shape.size[first]
+
+
+def _others(truth: Truth, target: str) -> list[tuple[np.ndarray, float, float]]:
+    """Everything but the target: centre (2,), height of its top, radius around it [m]."""
+    found = [(truth["basket_1_pos"][:2], RIM, 0.09)]
+    for name, shape in SHAPES.items():
+        if name != target and f"{name}_1_pos" in truth:
+            place = truth[f"{name}_1_pos"]
+            found.append((place[:2], place[2] + shape.size[2], max(shape.size[:2])))
+    return found
+
+
+def _crowding(xy: np.ndarray, yaw: float, tall: list[tuple[np.ndarray, float]]) -> float:
+    """How much room [m] a hand at `xy` lacks, summed over the things in its way."""
+    c, s = np.cos(yaw), np.sin(yaw)
+    lacking = 0.0
+    for centre, radius in tall:
+        x, y = centre - xy
+        gap = np.maximum(np.abs([c * x + s * y, c * y - s * x]) - HAND, 0.0)
+        lacking += max(0.0, radius + SPARE - float(np.hypot(*gap)))
+    return lacking
+
+
+def yaw_of_hand(eef_quat: np.ndarray) -> float:
+    """How far [rad] a hand that points down is turned about the vertical, from `HAND_DOWN`."""
+    return yaw_of_quat(quat_mul(eef_quat, quat_conjugate(HAND_DOWN)))
+
+
+def _toward(truth: Truth, goal: np.ndarray, gripper: float, yaw: float = 0.0) -> Float:
+    """An action (7,) towards a position [m] with the hand pointing down, turned by `yaw` [rad]."""
+    move = GAIN * (goal - truth["eef_pos"])
+    move /= max(1.0, float(np.abs(move).max()))
+    error = quat_mul(quat_mul(quat_from_yaw(yaw), HAND_DOWN), quat_conjugate(truth["eef_quat"]))
+    turn = np.clip(TURN_GAIN * axis_angle_of_quat(error if error[0] >= 0 else -error), -MAX_TURN, MAX_TURN)
+    return np.array([*move, *turn, gripper], np.float32)
