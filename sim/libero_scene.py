@@ -3,13 +3,14 @@
 Knows robosuite's objects (`sim.libero` builds them), imports only MuJoCo.
 """
 
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from typing import Any
 
 import mujoco
 import numpy as np
 
-from sim.render import GL_HINT
+from sim.render import GL_HINT, Look, Renderer, fast_meshes
 from vla.core.errors import CorruptFileError, MissingAssetError
 from vla.core.types import Image
 
@@ -46,15 +47,16 @@ class Scene:
     the state before that physics step is kept, and taken again in a second `MjData` when somebody looks.
     """
 
-    def __init__(self, *, env: Any, task: str, init_states: np.ndarray) -> None:
+    def __init__(self, *, env: Any, task: str, init_states: np.ndarray, look: Look) -> None:
         self.task = task
+        self._look = look
         self._env = env
         self._sim = env.sim
         self.model: mujoco.MjModel = self._sim.model._model
         self.data: mujoco.MjData = self._sim.data._data
         self._view = mujoco.MjData(self.model)
         self._robot = self._env.robots[0]
-        self._renderers: dict[int, mujoco.Renderer] = {}
+        self._pictures: _OriginalPictures | _FastPictures | None = None
         self._init_states = init_states
         if init_states.shape[1] != 1 + self.model.nq + self.model.nv:
             raise CorruptFileError(f"initial states of {task}: {init_states.shape[1]} numbers do not fit the scene")
@@ -107,17 +109,17 @@ class Scene:
 
     def render(self, camera: str, size: int) -> Image:
         """A (size, size, 3) picture of the last `look` in the published orientation."""
-        if size not in self._renderers:
-            self._renderers[size] = self._renderer(size)
-        renderer = self._renderers[size]
-        option = mujoco.MjvOption()
-        option.geomgroup[0] = 0  # robosuite's collision geometry
-        lamps = self.model.site_rgba.copy()
-        self.model.site_rgba[:] = self._seen_lamps
-        renderer.update_scene(self._view, camera, option)
-        self.model.site_rgba[:] = lamps
+        if self._pictures is None:
+            if self._look is Look.FAST:
+                self._pictures = _FastPictures(self.model, self._env.model.get_xml(), size)
+            else:
+                self._pictures = _OriginalPictures(self.model, size)
+        if isinstance(self._pictures, _FastPictures):
+            upright = self._pictures.draw(self._seen, camera)
+        else:
+            upright = self._pictures.draw(self._view, self._seen_lamps, camera)
         # robosuite's rows run from bottom to top, so turning its pictures by 180 degrees leaves them mirrored.
-        return np.ascontiguousarray(renderer.render()[:, ::-1])
+        return np.ascontiguousarray(upright[:, ::-1])
 
     def flags(self) -> dict[str, Any]:
         return {"moving": self._moving, "success": self.success, "new_update": self._robot.controller.new_update}
@@ -151,17 +153,9 @@ class Scene:
         self._moving, self.success = flags["moving"], flags["success"]
 
     def close(self) -> None:
-        for renderer in self._renderers.values():
-            renderer.close()
+        if self._pictures is not None:
+            self._pictures.close()
         self._env.close()
-
-    def _renderer(self, size: int) -> mujoco.Renderer:
-        screen = self.model.vis.global_
-        screen.offwidth, screen.offheight = max(size, screen.offwidth), max(size, screen.offheight)
-        try:
-            return mujoco.Renderer(self.model, size, size)
-        except (RuntimeError, AttributeError, ImportError, mujoco.FatalError) as error:
-            raise MissingAssetError(f"no OpenGL back end renders here ({error}). Install one: {GL_HINT}") from error
 
     def _see(self, *, moving: bool) -> None:
         """Keeps what the sensors see now; `moving`: a physics step is about to be taken."""
@@ -186,3 +180,64 @@ class Scene:
                     if mine in pads:
                         touched.add(int(self.model.body_rootid[self.model.geom_bodyid[other]]))
         return sides
+
+
+class _OriginalPictures:
+    """What LIBERO's own offscreen renderer draws, sites included."""
+
+    def __init__(self, model: mujoco.MjModel, size: int) -> None:
+        self._model = model
+        screen = model.vis.global_
+        screen.offwidth, screen.offheight = max(size, screen.offwidth), max(size, screen.offheight)
+        try:
+            self._renderer = mujoco.Renderer(model, size, size)
+        except (RuntimeError, AttributeError, ImportError, mujoco.FatalError) as error:
+            raise MissingAssetError(f"no OpenGL back end renders here ({error}). Install one: {GL_HINT}") from error
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[0] = 0  # robosuite's collision geometry
+
+    def draw(self, data: mujoco.MjData, lamps: np.ndarray, camera: str) -> Image:
+        """One upright picture, with the sites coloured as `lamps` (nsite, 4)."""
+        present = self._model.site_rgba.copy()
+        self._model.site_rgba[:] = lamps
+        self._renderer.update_scene(data, camera, self._option)
+        self._model.site_rgba[:] = present
+        return self._renderer.render()
+
+    def close(self) -> None:
+        self._renderer.close()
+
+
+class _FastPictures:
+    """The same scene with decimated meshes, in a model of its own, so that physics cannot depend on the look."""
+
+    def __init__(self, model: mujoco.MjModel, xml: str, size: int) -> None:
+        self._model = mujoco.MjModel.from_xml_string(_fast_xml(xml))
+        self._model.body_pos[:], self._model.body_quat[:] = model.body_pos, model.body_quat  # LIBERO places fixtures so
+        self._data = mujoco.MjData(self._model)
+        self._renderer = Renderer(self._model, height=size, width=size, look=Look.FAST)
+
+    def draw(self, seen: np.ndarray, camera: str) -> Image:
+        """One upright picture of an integration state."""
+        mujoco.mj_setState(self._model, self._data, seen, _INTEGRATION)
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_comPos(self._model, self._data)
+        mujoco.mj_camlight(self._model, self._data)
+        return self._renderer.draw(self._data, camera)
+
+    def close(self) -> None:
+        self._renderer.close()
+
+
+def _fast_xml(xml: str) -> str:
+    """Decimates the meshes that carry no picture: the robot's, above all. Labels tell LIBERO's objects apart."""
+    root = ET.fromstring(xml)
+    pictured = {material.get("name") for material in root.iter("material") if material.get("texture")}
+    kept = {geom.get("mesh") for geom in root.iter("geom") if geom.get("material") in pictured}
+    meshes = [mesh for mesh in root.iter("mesh") if mesh.get("name") in kept]
+    files = {mesh.get("name"): mesh.attrib.pop("file") for mesh in meshes}  # without a file they are left alone
+    root = ET.fromstring(fast_meshes(ET.tostring(root, encoding="unicode")))
+    for mesh in root.iter("mesh"):
+        if mesh.get("name") in files:
+            mesh.set("file", files[mesh.get("name")])
+    return ET.tostring(root, encoding="unicode")

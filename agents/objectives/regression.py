@@ -1,7 +1,7 @@
 """Losses of continuous and binary predictions, element by element; `reduce.py` weighs and averages them."""
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 
 def absolute_error(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -16,4 +16,4 @@ def binary_cross_entropy(logits: Tensor, signs: Tensor) -> Tensor:
         logits: any shape; positive means +1.
         signs: the same shape; only the sign is read, zero counts as -1.
     """
-    return F.binary_cross_entropy_with_logits(logits, (signs > 0).to(logits.dtype), reduction="none")
+    return functional.binary_cross_entropy_with_logits(logits, (signs > 0).to(logits.dtype), reduction="none")

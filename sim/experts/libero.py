@@ -1,4 +1,4 @@
-"""A scripted expert for libero_object ("pick up the X and place it in the basket"): a function of the present state alone.
+"""A scripted expert for libero_object, "pick up the X and place it in the basket": a function of the state alone.
 
 No counters, no hidden phase, no waiting: whatever noise or a kick does to the arm or the object, the next action is
 right for the state that is there. Approach and descent are one funnel (the height asked for rises with the distance to
@@ -27,7 +27,8 @@ REACH = 0.028  # [m] from the middle of the finger pads up to the hand, a little
 HAND = np.array([0.032, 0.103])  # [m] half extents of the hand seen from above, across and along the fingers' motion
 SPARE = 0.012  # [m] wanted between the hand and things as tall as to be in its way
 FLOOR_GAP = 0.010  # [m] lowest height of the pads' middle
-HOVER = 0.10  # [m] above the grasp while not yet over it
+CRUISE = 0.17  # [m] height of the pads on the way to an object: over the tops of the others
+HOVER = 0.06  # [m] at least so far above the grasp while not yet over it
 RIM = 0.14  # [m] height of the basket's walls
 CLEARANCE = 0.03  # [m] between the rim and what is carried over it
 OVER = 0.025  # [m] from the basket's centre: let go
@@ -114,15 +115,16 @@ def _inside(thing: np.ndarray, basket: np.ndarray) -> bool:
 
 
 def _carry(truth: Truth, shape: Shape, thing: np.ndarray, basket: np.ndarray) -> Float:
-    """Up, and towards the basket as far as the height allows."""
+    """Up, and towards the basket as far as the height allows: off the floor first, over the rim near the basket."""
     eef = truth["eef_pos"]
     hanging = eef[2] - thing[2] + shape.size[2]  # from the pads down to the lowest point
     height = RIM + CLEARANCE + hanging
     goal = np.array([*(basket[:2] + eef[:2] - thing[:2]), height])
     missing = height - eef[2]
     away = float(np.linalg.norm(goal[:2] - eef[:2]))
-    # Near the basket only at full height, elsewhere with a hand's breadth under it.
-    allowed = np.clip(1.0 - (missing - max(0.0, away - 0.16)) / 0.05, 0.0, 1.0)
+    lifted = thing[2] - shape.size[2]
+    over_rim = 1.0 - (missing - max(0.0, away - 0.16)) / 0.05
+    allowed = np.clip(min(over_rim, lifted / 0.04), 0.0, 1.0)
     goal[:2] = eef[:2] + allowed * (goal[:2] - eef[:2])
     return _toward(truth, goal, CLOSE)
 
@@ -139,11 +141,12 @@ def _grasp(truth: Truth, target: str) -> Float:
     around = aside < 0.012 * slack and abs(above) < 0.012 * slack and turned < 0.15 * slack
     if around and gap > 2 * thickness - 0.012:
         return _toward(truth, point, CLOSE, yaw)
-    if gap < WIDE and above < HOVER / 2:
+    if gap < WIDE and above < 0.05:
         point = np.array([*eef[:2], point[2] + HOVER])  # closed beside it: up before anything is swept away
         return _toward(truth, point, OPEN, yaw)
     funnel = 4.0 * max(0.0, aside - 0.008) + 0.3 * max(0.0, turned - 0.1)
-    return _toward(truth, point + [0, 0, min(HOVER, funnel)], OPEN, yaw)
+    hover = min(funnel, max(HOVER, CRUISE - point[2]))
+    return _toward(truth, point + np.array([0.0, 0.0, hover]), OPEN, yaw)
 
 
 def _grasp_pose(truth: Truth, target: str) -> tuple[np.ndarray, float, float]:
@@ -158,8 +161,8 @@ def _grasp_pose(truth: Truth, target: str) -> tuple[np.ndarray, float, float]:
     first, second = sorted({0, 1, 2} - {up}, key=lambda i: shape.size[i])
     half_height = shape.size[up]
     standing = up == 2 and axes[2, 2] > 0
-    height = thing[2] + (shape.grasp if standing else 0.0)
-    height = max(height, thing[2] + half_height - REACH, FLOOR_GAP)
+    height = thing[2] + (shape.grasp if standing else max(0.0, half_height - REACH))
+    height = max(height, FLOOR_GAP)
     xy = thing[:2] + (axes[2, :2] * shape.grasp if standing else 0.0)
     # The fingers close across the narrow side; things about as wide as deep may be taken either way.
     across = [first, second] if shape.size[second] - shape.size[first] < 0.006 else [first]
@@ -212,8 +215,7 @@ def yaw_of_hand(eef_quat: np.ndarray) -> float:
 
 def _toward(truth: Truth, goal: np.ndarray, gripper: float, yaw: float = 0.0) -> Float:
     """An action (7,) towards a position [m] with the hand pointing down, turned by `yaw` [rad]."""
-    move = GAIN * (goal - truth["eef_pos"])
-    move /= max(1.0, float(np.abs(move).max()))
+    move = np.clip(GAIN * (goal - truth["eef_pos"]), -1.0, 1.0)
     error = quat_mul(quat_mul(quat_from_yaw(yaw), HAND_DOWN), quat_conjugate(truth["eef_quat"]))
     turn = np.clip(TURN_GAIN * axis_angle_of_quat(error if error[0] >= 0 else -error), -MAX_TURN, MAX_TURN)
     return np.array([*move, *turn, gripper], np.float32)

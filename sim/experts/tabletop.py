@@ -104,7 +104,8 @@ def _pick_and_place(
     yaw = _grasp_yaw(truth, thing, kinds[thing])
     off_goal = float(np.hypot(*(goal - pos)[:2]))
     grip = pos + [0, 0, _grip_height(kinds[thing])]
-    at_grip = np.hypot(*(grip - eef)[:2]) < 0.012 and abs(grip[2] - eef[2]) < 0.014
+    reach = 0.025 if truth["opening"] < WIDE else 0.014  # once the fingers move, noise does not open them again
+    at_grip = np.hypot(*(grip - eef)[:2]) < reach and abs(grip[2] - eef[2]) < reach
     held = bool(truth[f"{thing}_held"]) and np.linalg.norm(grip - eef) < 0.05
 
     if off_goal < radius and pos[2] < goal[2] + 0.008:  # over the support and low: let go, then leave
@@ -188,7 +189,7 @@ def _press(truth: Truth) -> Float:
     """Closed fingers onto the button's cap, then down."""
     eef, cap = truth["eef_pos"], truth["button_pos"] + [0, 0, 0.048]
     off = float(np.hypot(*(cap - eef)[:2]))
-    down = -0.05 if off < 0.015 else 0.02
+    down = -0.05 if off < 0.022 else 0.02
     height = cap[2] + down + min(HOVER, 5.0 * max(off - 0.012, 0.0))
     target = np.array([*cap[:2], height])
     if eef[2] < height - 0.04:

@@ -367,6 +367,23 @@ def test_a_task_builds_without_standard_input_or_home(tmp_path: Path):
 
 
 @needs_assets
+def test_the_fast_look_changes_pixels_alone(stove: LiberoEnv):
+    fast = LiberoEnv(suite="libero_goal", assets=str(ASSETS), look="fast")
+    for env in (stove, fast):
+        env.reset(STOVE, 3, 0)
+        for action in actions(10):
+            env.step(action)
+    np.testing.assert_array_equal(physics(stove), physics(fast))
+    one, other = stove.observe(), fast.observe()
+    np.testing.assert_array_equal(one.state_S, other.state_S)
+    for name, image in one.images.items():  # the same scene from the same place, things where they were
+        assert 0 < np.abs(image.astype(float) - other.images[name]).mean() < 20
+        blurred = [picture.reshape(16, 16, 16, 16, 3).mean((1, 3)) for picture in (image, other.images[name])]
+        assert np.corrcoef(blurred[0].ravel(), blurred[1].ravel())[0, 1] > 0.95
+    fast.close()
+
+
+@needs_assets
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", ["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"])
 def test_every_task_starts(suite: str):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from sim.fake import FAKE, FakeEnv, FaultyEnv
 from sim.vector import MAX_DEATHS, EnvPool, Reply
 from vla.core.errors import GrasplineError, MissingAssetError, UnknownNameError
-from vla.core.types import Observation, Step
+from vla.core.types import Observation
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -135,7 +136,8 @@ def test_a_worker_that_dies_from_outside_while_idle_is_replaced() -> None:
         pool.reset(0, "reach_red", 0, 0, ())
         pool.wait()
         os.kill(pool.pids[0], signal.SIGKILL)
-        psutil.wait_procs([psutil.Process(pool.pids[0])], timeout=5)
+        while psutil.Process(pool.pids[0]).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
         pool.play(0, chunk(), ())
         assert "SIGKILL" in (pool.wait()[0].error or "")
         pool.reset(0, "reach_red", 0, 0, ())

@@ -71,6 +71,8 @@ def read_info(root: Path) -> dict[str, Any]:
         info = json.loads(path.read_text())
         if not str(info["codebase_version"]).startswith("v3"):
             raise CorruptFileError(f"{path}: LeRobotDataset {info['codebase_version']}, expected v3.x")
+        for key in ("features", "fps", "total_frames", "total_episodes"):
+            info[key]
         return info
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise CorruptFileError(f"{path} is not the info.json of a LeRobotDataset: {error!r}") from error

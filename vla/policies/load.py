@@ -45,7 +45,7 @@ def save_policy(folder: str | Path, policy: VLAPolicy) -> None:
     for name, content in files.items():
         write_synced(folder / f".{name}.part", content)
     for name in files:
-        os.replace(folder / f".{name}.part", folder / name)
+        (folder / f".{name}.part").replace(folder / name)
 
 
 def load_policy(folder: str | Path, device: torch.device | str = "cpu") -> VLAPolicy:

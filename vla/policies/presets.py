@@ -28,9 +28,9 @@ def tiny_policy(
     brightness: float = 0.1,
     state_noise: float = 0.05,
 ) -> VLAPolicy:
-    """The policy that trains on a laptop: `backbones/tiny.py` with the L1 head. Defaults are those of configs/policy/tiny.yaml.
+    """The policy that trains on a laptop: `backbones/tiny.py` with the L1 head.
 
-    Arguments after `horizon` are explained in `TinyBackbone`, `L1Head` and `Augmentation`.
+    Defaults are those of configs/policy/tiny.yaml. Arguments after `horizon` are explained in `TinyBackbone`, `L1Head` and `Augmentation`.
     """
     fine, coarse = channels
     backbone = TinyBackbone(
@@ -43,9 +43,7 @@ def tiny_policy(
         image_size=image_size,
         channels=(fine, coarse),
     )
-    head = L1Head(
-        width=width, binary=spec.binary_A.tolist(), gripper_loss=gripper_loss, gripper_weight=gripper_weight
-    )
+    head = L1Head(width=width, binary=spec.binary_A.tolist(), gripper_loss=gripper_loss, gripper_weight=gripper_weight)
     strengths = {"shift": shift, "contrast": contrast, "brightness": brightness, "state_noise": state_noise}
     sizes = {"width": width, "layers": layers, "heads": heads, "image_size": image_size, "channels": [fine, coarse]}
     return VLAPolicy(

@@ -24,7 +24,7 @@ from vla.policies.threads import single_thread
 class Head(Protocol):
     """What turns features into actions (l1.py is one). Modules that satisfy it can be swapped."""
 
-    def loss_BH(self, features_BHD: Tensor, actions_BHA: Tensor) -> Tensor: ...
+    def loss_BH(self, features_BHD: Tensor, actions_BHA: Tensor) -> Tensor: ...  # noqa: N802
 
     def sample(self, features_BHD: Tensor, generators: Sequence[torch.Generator]) -> Tensor: ...
 
@@ -57,8 +57,14 @@ class VLAPolicy(nn.Module):
         """Joins the parts.
 
         Args:
+            spec: see the class.
+            transforms: see the class.
+            cameras: see the class.
+            horizon: see the class.
             backbone: (images_BKHWC uint8, state_BS, instructions) -> features (B, H, D).
             head: see `Head`.
+            preset: a name in vla/policies/presets.py.
+            arguments: of that preset, plain values.
             augmentation: applied to observations in training mode; the default strengths when None.
             compute_batch: observations computed together by `act`, the last group padded. Only 1 is exact by
                 construction; more is faster on an accelerator.
@@ -81,7 +87,7 @@ class VLAPolicy(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def loss_BH(self, batch: Batch) -> Tensor:
+    def loss_BH(self, batch: Batch) -> Tensor:  # noqa: N802
         """The loss (B, H) of each action of each chunk: not reduced, and not masked."""
         images_BKHWC, state_BS = batch.images_BKHWC, batch.state_BS
         if self.training:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vla.core.protocols import Env, Policy, Task
+from vla.core.spec import Embodiment
 from vla.core.types import Episode, Float, Step
 from vla.data.staging import write_staged
 from vla.rollout.provenance import software
@@ -25,13 +26,15 @@ class Perturbation:
 
     sigmas        one is drawn per episode: standard deviation of the noise that is fed in at each step
     decay         share of the noise that stays to the next step (Ornstein-Uhlenbeck)
+    turn_share    how strongly noise and kicks act on rotations, relative to translations
     preroll       up to so many steps of one random motion before recording starts
     kick_chance   per step, that a kick of `kick_steps` steps in a random direction starts
     linger        steps recorded after success, so that the policy learns to let go and leave
     """
 
-    sigmas: Sequence[float] = (0.05, 0.15, 0.25)
+    sigmas: Sequence[float] = (0.05, 0.1, 0.2)
     decay: float = 0.8
+    turn_share: float = 0.25
     preroll: int = 9
     kick_chance: float = 0.008
     kick_steps: int = 4
@@ -85,8 +88,8 @@ def record_episode(
     """One episode of the expert under noise, with every camera at every step."""
     env.reset(row.task, row.init_state, row.seed)
     sigma = float(rng.choice(perturbation.sigmas)) if len(perturbation.sigmas) else 0.0
-    _preroll(env, perturbation.preroll, rng)
-    noise = _Noise(env.spec.binary_A, sigma, perturbation, rng)
+    _preroll(env, perturbation, rng)
+    noise = _Noise(env.spec, sigma, perturbation, rng)
     observations, actions, labels, successes = [env.observe()], [], [], []
     step: Step | None = None
     linger = perturbation.linger
@@ -118,13 +121,12 @@ def record_episode(
 class _Noise:
     """Coloured noise on the continuous axes of the action, with rare kicks."""
 
-    def __init__(
-        self, binary_A: np.ndarray, sigma: float, perturbation: Perturbation, rng: np.random.Generator
-    ) -> None:
-        self._scale_A = np.where(binary_A, 0.0, 1.0)
+    def __init__(self, spec: Embodiment, sigma: float, perturbation: Perturbation, rng: np.random.Generator) -> None:
+        turns_A = ["rad" in axis.unit for axis in spec.action]
+        self._scale_A = np.where(spec.binary_A, 0.0, np.where(turns_A, perturbation.turn_share, 1.0))
         self._sigma, self._p, self._rng = sigma, perturbation, rng
-        self._noise_A = np.zeros(len(binary_A))
-        self._kick_A = np.zeros(len(binary_A))
+        self._noise_A = np.zeros(spec.action_dim)
+        self._kick_A = np.zeros(spec.action_dim)
         self._kick_left = 0
 
     def next(self) -> Float:
@@ -138,12 +140,14 @@ class _Noise:
         return (self._noise_A + kick_A).astype(np.float32)
 
 
-def _preroll(env: Env, most: int, rng: np.random.Generator) -> None:
-    """Moves the arm off its usual start, unrecorded."""
+def _preroll(env: Env, perturbation: Perturbation, rng: np.random.Generator) -> None:
+    """Moves the arm off its usual start, unrecorded, with open gripper."""
     spec = env.spec
-    action_A = np.where(spec.binary_A, spec.action_low_A, rng.uniform(-1, 1, spec.action_dim)).astype(np.float32)
-    for _ in range(rng.integers(0, most + 1)):
-        env.step(spec.clip(action_A))
+    motion_A = rng.uniform(-1, 1, spec.action_dim)
+    turns_A = np.array(["rad" in axis.unit for axis in spec.action])
+    motion_A = np.where(turns_A, perturbation.turn_share * motion_A, motion_A)
+    for _ in range(rng.integers(0, perturbation.preroll + 1)):
+        env.step(spec.clip(np.where(spec.binary_A, spec.action_low_A, motion_A)))
 
 
 def _meta(row: EpisodePlan, sigma: float) -> dict[str, Any]:

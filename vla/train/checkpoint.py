@@ -24,7 +24,9 @@ FORMAT = 1
 KEEP = 2
 
 
-def save_checkpoint(out: Path, *, step: int, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> Path:
+def save_checkpoint(
+    out: Path, *, step: int, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer
+) -> Path:
     """Writes the state after `step` finished steps and removes all but the newest two. Returns its folder."""
     folder = out / "checkpoints" / f"step_{step:06d}"
     part = hidden_sibling(folder, "part")
@@ -100,14 +102,18 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, FileNotFoundError) as error:
-        raise CorruptFileError(f"checkpoint {path}: missing or cut short ({error}); delete its folder to use the one before") from error
+        raise CorruptFileError(
+            f"checkpoint {path}: missing or cut short ({error}); delete its folder to use the one before"
+        ) from error
 
 
 def _read_step(path: Path) -> int:
     try:
         state = json.loads(path.read_text())
     except (ValueError, FileNotFoundError) as error:
-        raise CorruptFileError(f"checkpoint {path}: missing or cut short ({error}); delete its folder to use the one before") from error
+        raise CorruptFileError(
+            f"checkpoint {path}: missing or cut short ({error}); delete its folder to use the one before"
+        ) from error
     if state.get("format") != FORMAT or not isinstance(state.get("step"), int):
         raise CorruptFileError(f"checkpoint {path}: {state}, expected format {FORMAT} and a step")
     return state["step"]

@@ -15,7 +15,7 @@ from vla.data.batch import Batch
 
 
 class Processes:
-    """This process among those of the run."""
+    """The present process among those of the run."""
 
     def __init__(self) -> None:
         """Joins the others when accelerate or torchrun launched this process; a CUDA device is used if there is one."""
@@ -30,7 +30,7 @@ class Processes:
         return self._accelerator.prepare_model(module) if self.count > 1 else module
 
     def share(self, batch: Batch) -> Batch:
-        """This process's rows: rank, rank + count, rank + 2 count, ..."""
+        """The rows of this process: rank, rank + count, rank + 2 count, ..."""
         if self.count == 1:
             return batch
         rows = slice(self.rank, None, self.count)
@@ -63,4 +63,8 @@ class Processes:
 def describe(processes: Processes) -> Mapping[str, str | int]:
     """What a run was computed on, for its provenance."""
     kind = torch.cuda.get_device_name() if processes.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {"device": f"{processes.device.type} {kind}", "processes": processes.count, "threads": torch.get_num_threads()}
+    return {
+        "device": f"{processes.device.type} {kind}",
+        "processes": processes.count,
+        "threads": torch.get_num_threads(),
+    }

@@ -6,7 +6,6 @@ second since the last row; `val_loss` on held-out episodes, averaged weights, no
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +56,7 @@ class Metrics:
             return
         part = self._path.with_name(".metrics.jsonl.part")
         part.write_text("".join(json.dumps(row) + "\n" for row in read_metrics(self._path) if row["step"] <= start))
-        os.replace(part, self._path)
+        part.replace(self._path)
         if self._wandb != "disabled":
             self._run = _start_wandb(self._out, self._wandb, self._settings)
         self._bar = tqdm(total=self._steps, initial=start, unit="step", desc="train")

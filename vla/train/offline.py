@@ -75,7 +75,9 @@ def fit(
             loss, grad_norm = gradient(network, batch, processes, max_grad_norm)
             if not np.isfinite([loss, grad_norm]).all():
                 folder = _keep_evidence(out, policy, batch, step)
-                raise NonFiniteError(f"step {step}: loss {loss}, gradient norm {grad_norm}; batch and weights are in {folder}")
+                raise NonFiniteError(
+                    f"step {step}: loss {loss}, gradient norm {grad_norm}; batch and weights are in {folder}"
+                )
             optimizer.step()
             average.update(policy, step)
             metrics.step(step + 1, loss=loss, grad_norm=grad_norm, lr=lr)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 
-def adamw(module: nn.Module, *, lr: float, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
+def adamw(
+    module: nn.Module, *, lr: float, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.AdamW:
     """AdamW that decays matrices and convolutions only: shrinking biases, norms and tokens has no meaning."""
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     matrices = [parameter for _, parameter in trained if parameter.ndim >= 2]
@@ -33,7 +35,9 @@ class Average:
     def __init__(self, module: nn.Module, decay: float) -> None:
         """Starts at the module's present weights; `decay` in [0, 1), 0 for no averaging."""
         self.decay = decay
-        self.tensors: dict[str, Tensor] = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+        self.tensors: dict[str, Tensor] = {
+            name: tensor.detach().clone() for name, tensor in module.state_dict().items()
+        }
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:

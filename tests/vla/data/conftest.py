@@ -4,7 +4,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,24 @@ def dataset_root(episodes: list[Episode], spec: Embodiment, tmp_path_factory: py
 @pytest.fixture(scope="session")
 def source(dataset_root: Path) -> LeRobotSource:
     return LeRobotSource(dataset_root)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """(KiB) to a folder on a file system of that size, where mounting is allowed."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = []
+
+    def make(kib: int) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)]
+        try:
+            subprocess.run(command, capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("mounting a tmpfs is not allowed here")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for path in mounted:
+        subprocess.run(["umount", str(path)], check=True)

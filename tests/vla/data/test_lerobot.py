@@ -1,7 +1,10 @@
 """Round trip through a real LeRobotDataset on disk, judged by lerobot's own loader."""
 
+import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-from vla.core.errors import CorruptFileError, MissingAssetError, NonFiniteError, SpecMismatchError
+from vla.core.errors import CorruptFileError, MissingAssetError, NonFiniteError, SpecMismatchError, StorageError
 from vla.data.lerobot import LeRobotSource, write_dataset
 
 
@@ -140,6 +143,26 @@ def test_kill_while_extending_leaves_the_old_dataset(tmp_path, make_episode, spe
     write_dataset([make_episode(2)], root, spec)
     assert len(LeRobotSource(root)) == 3
     assert not (tmp_path / ".toy.writing").exists()
+
+
+@pytest.mark.parametrize("kib", [350, 500, 700])
+def test_full_disk_while_extending(small_disk, make_episode, spec, kib):
+    """Three sizes, so that columns, videos or metadata meet the end of the disk."""
+    root = small_disk(kib) / "toy"
+    write_dataset([make_episode(0)], root, spec)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    rng = np.random.default_rng(0)
+    noise = [spec.random(rng) for _ in range(21)]
+    with pytest.raises(StorageError) as caught:
+        write_dataset((make_episode(n, observations=noise) for n in range(1, 9)), root, spec)
+    assert caught.value.errno == errno.ENOSPC
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    assert [path.name for path in root.parent.iterdir()] == ["toy"]
+
+
+def test_reading_does_not_import_lerobot():
+    code = "import sys, vla.data.batch; sys.exit('lerobot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_kill_between_the_two_renamings_is_undone(tmp_path, make_episode, spec):

