@@ -53,7 +53,7 @@ def _record(
 ) -> list[EpisodePlan]:
     """Records rows into `staging`; returns those on which the expert failed."""
     failed: list[EpisodePlan] = []
-    waiting = list(reversed(rows))
+    waiting = sorted(rows, key=lambda row: row.task)  # a worker that stays with a task keeps its compiled model
     running: dict[int, EpisodePlan] = {}
     slots = min(config.workers or 1, len(rows))
     with (

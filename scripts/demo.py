@@ -19,7 +19,7 @@ def main(config: DictConfig) -> None:
     started = time.monotonic()
     plain: Any = OmegaConf.to_container(config, resolve=True)
     out = Path(config.out)
-    scene = {key: plain["collect"][key] for key in ("env", "tasks")}
+    scene = {key: value for key, value in plain["collect"].items() if key == "tasks" or key.partition(".")[0] == "env"}
     common = {"seed": config.seed}
     played = {**scene, **common, "workers": config.workers}
     minutes = {

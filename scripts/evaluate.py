@@ -73,11 +73,14 @@ def _policy(name: str, env: Env) -> tuple[Policy | None, dict[str, str | None]]:
         return BASELINES[name](spec=env.spec), {"name": name, "hash": None}
     if not Path(name).is_dir():
         raise unknown_name("policy", name, ["expert", *BASELINES, "<an existing run directory>"])
+    import torch
+
     from vla.policies.load import load_policy, policy_hash
 
-    policy = load_policy(Path(name))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy = load_policy(Path(name), device)
     policy.spec.check_same(env.spec, here="the policy", there="the env")
-    return policy, {"name": name, "hash": policy_hash(Path(name))}
+    return policy, {"name": name, "hash": policy_hash(Path(name)), "device": device}
 
 
 def _expert(env: Env) -> Policy:

@@ -23,7 +23,7 @@ from vla.train.offline import fit
 from vla.train.optim import Average, adamw, warmup_cosine
 
 # What may differ between a run and its continuation, because no weight depends on it.
-FREE = ("resume", "checkpoint_every", "log_every", "wandb", "experiment")
+FREE = ("out", "resume", "checkpoint_every", "log_every", "wandb", "experiment")
 
 
 def main(config: DictConfig) -> None:

@@ -192,8 +192,14 @@ class FaultyEnv(FakeEnv):
             raises RuntimeError; `kill`: the third step kills the process; `hang`: the third step takes 3 seconds.
     """
 
-    def __init__(self, *, faults: Mapping[int, Literal["missing", "raise", "kill", "hang"]]) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        *,
+        faults: Mapping[int, Literal["missing", "raise", "kill", "hang"]],
+        horizon: int = 40,
+        num_train_states: int = 40,
+    ) -> None:
+        super().__init__(horizon=horizon, num_train_states=num_train_states)
         self._faults = faults
         self._fault: str | None = None
 

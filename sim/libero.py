@@ -13,12 +13,14 @@ import io
 import json
 import logging
 import os
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-os.environ.setdefault("MUJOCO_GL", "egl")  # robosuite does the same, but too late for `import mujoco`
+if sys.platform == "linux":
+    os.environ.setdefault("MUJOCO_GL", "egl")  # robosuite does the same, but too late for `import mujoco`
 
 import numpy as np
 
@@ -84,7 +86,7 @@ class LiberoEnv:
             raise ValueError(f"look is '{look}', expected one of {', '.join(Look)}")
         if image_size < 1 or settle_steps < 0:
             raise ValueError(f"image_size {image_size} must be at least 1, settle_steps {settle_steps} at least 0")
-        self._suite = suite
+        self.suite = suite
         self._assets = assets
         self._look = Look(look)
         self._settle_steps = settle_steps
@@ -158,7 +160,7 @@ class LiberoEnv:
 
     def snapshot(self) -> bytes:
         scene = self._started()
-        header = {"suite": self._suite, "task": scene.task, "steps": self._steps, **scene.flags()}
+        header = {"suite": self.suite, "task": scene.task, "steps": self._steps, **scene.flags()}
         arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **scene.arrays()}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
@@ -175,10 +177,10 @@ class LiberoEnv:
                 arrays = dict(file)
             header = json.loads(arrays.pop("header").tobytes())
             suite, task, steps = header.pop("suite"), header.pop("task"), int(header.pop("steps"))
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise CorruptFileError(f"snapshot: {type(error).__name__}: {error}") from error
-        if suite != self._suite or task not in self._tasks:
-            raise CorruptFileError(f"snapshot is of {suite}/{task}, this env runs {self._suite}")
+        if suite != self.suite or task not in self._tasks:
+            raise CorruptFileError(f"snapshot is of {suite}/{task}, this env runs {self.suite}")
         self._load(task).resume(header, arrays)
         self._steps = steps
 
@@ -197,9 +199,9 @@ class LiberoEnv:
         if self._scene is None or self._scene.task != task:
             self.close()
             self._scene = Scene(
-                env=_build(self._suite, task, self._assets),
+                env=_build(self.suite, task, self._assets),
                 task=task,
-                init_states=load_init_states(init_states_file(self._suite, task)),
+                init_states=load_init_states(init_states_file(self.suite, task)),
                 look=self._look,
             )
         return self._scene

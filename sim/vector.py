@@ -24,7 +24,13 @@ from vla.core.protocols import Env
 from vla.core.types import Observation, Step
 
 MAX_DEATHS = 3  # in a row, without one reply in between: then the fault is not one episode's
-_THREAD_VARIABLES = ("LP_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_THREAD_VARIABLES = (
+    "LP_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

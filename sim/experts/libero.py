@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla.core.errors import unknown_name
+from sim.libero import LiberoEnv
+from vla.core.errors import GrasplineError, unknown_name
 from vla.core.se3 import axis_angle_of_quat, quat_conjugate, quat_from_yaw, quat_mul, rotate, wrap_angle, yaw_of_quat
 from vla.core.spec import Embodiment
 from vla.core.types import ActionChunk, Float, Observation
@@ -44,11 +45,13 @@ class Shape:
     quat    (w, x, y, z)                its orientation there
     size    (x, y, z) [m]               half extents of its collision geometry there, in world axes
     grasp   [m]                         where to take it, above its origin
+    neck    (x, y) [m]                  half extents there, when it is thinner there
     """
 
     quat: tuple[float, float, float, float]
     size: tuple[float, float, float]
     grasp: float = 0.0
+    neck: tuple[float, float] | None = None
 
 
 _H = float(np.sqrt(0.5))
@@ -57,15 +60,24 @@ _FLAT, _CAN, _BOTTLE, _SAUCE = (0.0, 0.0, 0.0, 1.0), (0.0, 0.0, _H, _H), (0.5, 0
 SHAPES = {
     "alphabet_soup": Shape(quat=_CAN, size=(0.031, 0.031, 0.038), grasp=0.006),
     "cream_cheese": Shape(quat=_FLAT, size=(0.041, 0.021, 0.009)),
-    "salad_dressing": Shape(quat=_BOTTLE, size=(0.018, 0.026, 0.073), grasp=0.050),
-    "bbq_sauce": Shape(quat=_SAUCE, size=(0.015, 0.023, 0.055), grasp=0.022),
-    "ketchup": Shape(quat=_BOTTLE, size=(0.018, 0.028, 0.073), grasp=0.050),
+    "salad_dressing": Shape(quat=_BOTTLE, size=(0.018, 0.026, 0.073), grasp=0.050, neck=(0.016, 0.016)),
+    "bbq_sauce": Shape(quat=_SAUCE, size=(0.015, 0.023, 0.055), grasp=0.022, neck=(0.015, 0.018)),
+    "ketchup": Shape(quat=_BOTTLE, size=(0.018, 0.028, 0.073), grasp=0.050, neck=(0.018, 0.017)),
     "tomato_sauce": Shape(quat=_CAN, size=(0.031, 0.031, 0.038), grasp=0.006),
     "butter": Shape(quat=_FLAT, size=(0.038, 0.020, 0.009)),
     "milk": Shape(quat=_BOTTLE, size=(0.026, 0.026, 0.070), grasp=0.028),
     "chocolate_pudding": Shape(quat=_FLAT, size=(0.040, 0.023, 0.014)),
     "orange_juice": Shape(quat=_BOTTLE, size=(0.026, 0.026, 0.070), grasp=0.028),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pose:
+    """A way to take an object: the hand's place (2,) [m] and yaw [rad], and what speaks against it."""
+
+    xy: np.ndarray
+    yaw: float
+    worse: float
 
 
 class LiberoObjectExpert:
@@ -158,33 +170,27 @@ def _grasp_pose(truth: Truth, target: str) -> tuple[np.ndarray, float, float]:
     turn = quat_mul(truth[f"{target}_1_quat"], quat_conjugate(np.array(shape.quat)))
     axes = np.array([rotate(turn, axis) for axis in np.eye(3)])  # rows: the box's axes in the world
     up = int(np.argmax(np.abs(axes[:, 2])))
-    first, second = sorted({0, 1, 2} - {up}, key=lambda i: shape.size[i])
-    half_height = shape.size[up]
     standing = up == 2 and axes[2, 2] > 0
-    height = thing[2] + (shape.grasp if standing else max(0.0, half_height - REACH))
+    half = (*(shape.neck or shape.size[:2]), shape.size[2]) if standing else shape.size
+    height = thing[2] + (shape.grasp if standing else max(0.0, half[up] - REACH))
     height = max(height, FLOOR_GAP)
     xy = thing[:2] + (axes[2, :2] * shape.grasp if standing else 0.0)
     # The fingers close across the narrow side; things about as wide as deep may be taken either way.
-    across = [first, second] if shape.size[second] - shape.size[first] < 0.006 else [first]
+    first, second = sorted({0, 1, 2} - {up}, key=lambda i: half[i])
+    across = [first, second] if half[second] - half[first] < 0.006 else [first]
     yaws = [np.arctan2(-axes[i, 0], axes[i, 1]) + k * np.pi for i in across for k in (-1, 0, 1)]
-    slide = max(0.0, shape.size[second] - 0.016)  # along the other side, with the pads still on it
-    tried_P3 = [
-        (yaw + turn, turn, shift)
-        for yaw in yaws
-        for turn in ((-0.4, -0.2, 0.0, 0.2, 0.4) if slide > 0.015 else (0.0,))
+    long = len(across) == 1  # then the pads may also take it off its middle, or at a slant
+    slide = max(0.0, half[second] - 0.016) if long else 0.0
+    poses = [
+        _Pose(xy=xy + shift * np.array([np.cos(yaw), np.sin(yaw)]), yaw=yaw, worse=0.2 * abs(turn) + 2.0 * abs(shift))
+        for across_yaw in yaws
+        for turn in ((-0.4, -0.2, 0.0, 0.2, 0.4) if long else (0.0,))
         for shift in (-slide, 0.0, slide)
-        if abs(yaw + turn) < 1.9
+        if abs(yaw := across_yaw + turn) < 1.9
     ]
-    tall = [(o, r) for o, top, r in _others(truth, target) if top > height + REACH]
-    costs = [
-        8.0 * _crowding(xy + shift * np.array([np.cos(yaw), np.sin(yaw)]), yaw, tall)
-        + 0.2 * abs(turn)
-        + 2.0 * abs(shift)
-        + 0.1 * abs(yaw - hand_yaw)
-        for yaw, turn, shift in tried_P3
-    ]
-    yaw, _, shift = tried_P3[int(np.argmin(costs))]
-    return np.array([*(xy + shift * np.array([np.cos(yaw), np.sin(yaw)])), height]), yaw, shape.size[first]
+    tall = [(centre, radius) for centre, top, radius in _others(truth, target) if top > height + REACH]
+    best = min(poses, key=lambda p: 8.0 * _crowding(p, tall) + p.worse + 0.1 * abs(p.yaw - hand_yaw))
+    return np.array([*best.xy, height]), best.yaw, half[first]
 
 
 def _others(truth: Truth, target: str) -> list[tuple[np.ndarray, float, float]]:
@@ -197,12 +203,12 @@ def _others(truth: Truth, target: str) -> list[tuple[np.ndarray, float, float]]:
     return found
 
 
-def _crowding(xy: np.ndarray, yaw: float, tall: list[tuple[np.ndarray, float]]) -> float:
-    """How much room [m] a hand at `xy` lacks, summed over the things in its way."""
-    c, s = np.cos(yaw), np.sin(yaw)
+def _crowding(pose: _Pose, tall: list[tuple[np.ndarray, float]]) -> float:
+    """How much room [m] the hand lacks, summed over the things in its way."""
+    c, s = np.cos(pose.yaw), np.sin(pose.yaw)
     lacking = 0.0
     for centre, radius in tall:
-        x, y = centre - xy
+        x, y = centre - pose.xy
         gap = np.maximum(np.abs([c * x + s * y, c * y - s * x]) - HAND, 0.0)
         lacking += max(0.0, radius + SPARE - float(np.hypot(*gap)))
     return lacking
@@ -219,3 +225,10 @@ def _toward(truth: Truth, goal: np.ndarray, gripper: float, yaw: float = 0.0) ->
     error = quat_mul(quat_mul(quat_from_yaw(yaw), HAND_DOWN), quat_conjugate(truth["eef_quat"]))
     turn = np.clip(TURN_GAIN * axis_angle_of_quat(error if error[0] >= 0 else -error), -MAX_TURN, MAX_TURN)
     return np.array([*move, *turn, gripper], np.float32)
+
+
+def expert(env: LiberoEnv) -> LiberoObjectExpert:
+    """The expert for an environment of this suite. Raises GrasplineError for suites other than libero_object."""
+    if env.suite != "libero_object":
+        raise GrasplineError(f"suite '{env.suite}' has no scripted expert; libero_object has one")
+    return LiberoObjectExpert(env.spec)

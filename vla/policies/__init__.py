@@ -1,0 +1,1 @@
+"""Policies: transforms, backbone and head, and how they are saved."""

@@ -30,7 +30,8 @@ def tiny_policy(
 ) -> VLAPolicy:
     """The policy that trains on a laptop: `backbones/tiny.py` with the L1 head.
 
-    Defaults are those of configs/policy/tiny.yaml. Arguments after `horizon` are explained in `TinyBackbone`, `L1Head` and `Augmentation`.
+    Defaults are those of configs/policy/tiny.yaml. Arguments after `horizon` are explained in `TinyBackbone`, `L1Head`
+    and `Augmentation`.
     """
     fine, coarse = channels
     backbone = TinyBackbone(

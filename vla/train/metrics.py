@@ -54,6 +54,7 @@ class Metrics:
         """Opens everything; rows later than step `start`, which an interrupted run left, are dropped."""
         if not self._enabled:
             return
+        self._out.mkdir(parents=True, exist_ok=True)
         part = self._path.with_name(".metrics.jsonl.part")
         part.write_text("".join(json.dumps(row) + "\n" for row in read_metrics(self._path) if row["step"] <= start))
         part.replace(self._path)

@@ -45,8 +45,9 @@ def fit(
     The policy ends with its averaged weights, in evaluation mode.
 
     Args:
-        policy: on `processes.device`; `optimizer` and `average` were made from it.
+        policy: on `processes.device`; `average` was made from it.
         batches_from: the endless batches from a step on.
+        optimizer: AdamW or another; its `lr` default is the highest learning rate.
         schedule: step to factor on the learning rate.
         average: moving average of the weights.
         metrics: where rows go.

@@ -1,4 +1,4 @@
-"""Optimiser, learning-rate schedule and averaged weights: each a plain function or a small class without hidden state."""
+"""Optimiser, learning-rate schedule and averaged weights."""
 
 import math
 from collections.abc import Mapping

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -171,20 +170,21 @@ def run(rows, on_result):
         on_result(run_episode(env, expert_for(env), row, RecedingHorizon(1)))
         time.sleep(0.05)
 
-evaluate(run, make_plan(list(FakeEnv().tasks.values()), 60, "heldout", 0), Path(sys.argv[1]), {})
+plan = make_plan(list(FakeEnv().tasks.values()), 60, "heldout", 0)
+evaluate(run, plan, Path(sys.argv[1]), {}, lambda result: print(result.task, flush=True))
 """
 
 
 def test_sigkill_costs_no_finished_row(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SLOW, str(tmp_path)]
-    child = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    rows = tmp_path / "rows.jsonl"
-    while not rows.exists() or rows.read_bytes().count(b"\n") < 5:
-        assert child.poll() is None
-        time.sleep(0.01)
+    child = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    for _ in range(5):
+        assert child.stdout.readline()
     child.send_signal(signal.SIGKILL)
-    child.wait()
-    kept = rows.read_bytes().count(b"\n")
+    child.communicate()
+    kept = (tmp_path / "rows.jsonl").read_bytes().count(b"\n")
+    assert 5 <= kept < 60
     plan, rest = make_plan(TASKS, 60, "heldout", 0), Runner()
     results = evaluate(rest, plan, tmp_path, {})
     assert len(rest.played) == 60 - kept and results["total"]["episodes"] == 60

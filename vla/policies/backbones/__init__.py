@@ -1,0 +1,1 @@
+"""Images, state and instructions to features; one file each."""

@@ -1,0 +1,1 @@
+"""Features to actions, and their loss; one file each."""
