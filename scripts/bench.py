@@ -1,6 +1,6 @@
 """Measures what the project promises, each promise as a ratio or a time taken in this one run.
 
-    make bench     writes outputs/bench.json and prints each figure beside its bar
+make bench     writes outputs/bench.json and prints each figure beside its bar
 """
 
 import subprocess

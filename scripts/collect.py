@@ -43,9 +43,8 @@ def main(config: DictConfig) -> None:
     print(f"{len(written) + len(names)} episodes in {out}")
     if failed:
         shown = ", ".join(f"{row.task} (initial state {row.init_state})" for row in failed[:5])
-        raise GrasplineError(
-            f"{len(failed)} of {config.episodes} episodes are missing: no success in {config.attempts} attempts on {shown}"
-        )
+        what = f"no success in {config.attempts} attempts on {shown}"
+        raise GrasplineError(f"{len(failed)} of {config.episodes} episodes are missing: {what}")
 
 
 def _record(

@@ -25,32 +25,32 @@ def main(config: DictConfig) -> None:
     minutes = {
         "collect": _run("collect", plain["collect"] | played | {"out": out / "dataset"}),
         "train": _run("train", plain["train"] | common | {"dataset": out / "dataset", "out": out / "policy"}),
-        "evaluate": _run("evaluate", plain["evaluate"] | played | {"policy": out / "policy", "out": out / "evaluation"}),
+        "evaluate": _run(
+            "evaluate", plain["evaluate"] | played | {"policy": out / "policy", "out": out / "evaluation"}
+        ),
         "expert": _run(
             "evaluate", plain["evaluate"] | played | {"policy": "expert", "videos": 0, "out": out / "expert"}
         ),
     }
+    compared = [out / "evaluation", out / "expert"]
+    page = {"results": compared, "training": out / "policy", "out": out / "report.html"}
+    minutes["report"] = _run("report", page)
     (out / "results.json").write_bytes((out / "evaluation" / "results.json").read_bytes())
     total = json.loads((out / "results.json").read_text())["total"]
-    summary = {
-        "success": total["success"],
-        "low": total["low"],
-        "high": total["high"],
-        "episodes": total["episodes"],
-        "minutes": round((time.monotonic() - started) / 60, 2),
-        "stages": minutes,
-    }
+    score = {key: total[key] for key in ("success", "low", "high", "episodes")}
+    summary = {**score, "minutes": round((time.monotonic() - started) / 60, 2), "stages": minutes}
     write_json(out / "summary.json", summary)
-    _run("report", {"results": [out / "evaluation", out / "expert"], "training": out / "policy", "out": out / "report.html"})
     print(
         f"\nsuccess {total['success']:.0%} of {total['episodes']} episodes on held-out initial states "
-        f"(95 % interval {total['low']:.0%} to {total['high']:.0%}), {summary['minutes']} minutes\n{out / 'report.html'}"
+        f"(95 % interval {total['low']:.0%} to {total['high']:.0%}), {summary['minutes']} minutes\n"
+        f"{out / 'report.html'}"
     )
 
 
 def _run(stage: str, overrides: dict[str, Any]) -> float:
     """Runs a stage as its own process; minutes it took. A stage that fails ends this script with its status."""
-    words = [sys.executable, "-m", f"scripts.{stage}", *(f"{key}={_word(value)}" for key, value in overrides.items())]
+    settings = [f"{key}={_word(value)}" for key, value in overrides.items()]
+    words = [sys.executable, "-m", f"scripts.{stage}", *settings]
     print(f"\n$ python {shlex.join(words[1:])}", flush=True)
     started = time.monotonic()
     done = subprocess.run(words, check=False)

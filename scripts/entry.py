@@ -1,4 +1,4 @@
-"""What every script shares: Hydra's start, one clear line for a user's mistake, exit status 0 only when the work was done."""
+"""What every script shares: Hydra's start, one line for a user's mistake, exit status 0 only when the work was done."""
 
 import errno
 import os
@@ -96,6 +96,7 @@ def _help(config_name: str) -> str:
     text = (CONFIG_DIR / f"{config_name}.yaml").read_text()
     groups = sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())
     options = "\n".join(
-        f"  {group}= {' | '.join(sorted(path.stem for path in (CONFIG_DIR / group).glob('*.yaml')))}" for group in groups
+        f"  {group}= {' | '.join(sorted(path.stem for path in (CONFIG_DIR / group).glob('*.yaml')))}"
+        for group in groups
     )
     return f"python -m scripts.{config_name} [key=value ...]\n\n{text}\nOptions of the groups:\n{options}\n"

@@ -70,9 +70,7 @@ def fast_meshes(xml: str, max_faces: int = MAX_FACES) -> str:
         max_faces: meshes with fewer are left alone.
     """
     root = ET.fromstring(xml)
-    colliding = {
-        geom.get("mesh") for geom in root.iter("geom") if geom.get("mesh") and geom.get("contype", "1") != "0"
-    }
+    colliding = {geom.get("mesh") for geom in root.iter("geom") if geom.get("mesh") and geom.get("contype", "1") != "0"}
     wanted = [mesh for mesh in root.iter("mesh") if mesh.get("name") not in colliding and mesh.get("file")]
     for mesh in wanted:
         mesh.set("file", str(_decimated(Path(mesh.attrib["file"]), max_faces)))
@@ -86,7 +84,7 @@ def _decimated(source: Path, max_faces: int) -> Path:
     if not path.exists():
         vertices, faces = _load(source)
         if len(faces) > max_faces:
-            vertices, faces = fast_simplification.simplify(vertices, faces, target_count=max_faces)
+            vertices, faces = fast_simplification.simplify(vertices, faces, target_count=max_faces)[:2]
         _write_obj(path, vertices, faces)
     return path
 
@@ -118,4 +116,3 @@ def _write_obj(path: Path, vertices: np.ndarray, faces: np.ndarray) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text("\n".join(lines) + "\n")
     temporary.replace(path)
-

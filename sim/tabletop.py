@@ -119,9 +119,9 @@ class TabletopEnv:
                 raise unknown_name("camera", name, CAMERAS)
         return Observation(
             images={name: self._draw(name) for name in names},
-            state_S=np.concatenate(
-                [self._eef_pos(), self._eef_rotation(), self._data.qpos[self._fingers]]
-            ).astype(np.float32),
+            state_S=np.concatenate([self._eef_pos(), self._eef_rotation(), self._data.qpos[self._fingers]]).astype(
+                np.float32
+            ),
             instruction=self._task.instruction,
             time_s=float(self._data.time),
             privileged=self._privileged(),
@@ -201,7 +201,9 @@ class TabletopEnv:
     def _advance(self, delta_6: np.ndarray, gripper_close: float) -> None:
         """One control step: a new goal, then `PHYSICS_STEPS` of physics under the controller."""
         model, data = self._model, self._data
-        mujoco.mj_step1(model, data)  # positions and velocities of the present state, for the goal and the first torques
+        mujoco.mj_step1(
+            model, data
+        )  # positions and velocities of the present state, for the goal and the first torques
         self._controller.set_goal(delta_6)
         for _ in range(PHYSICS_STEPS):
             data.ctrl[self._controller.actuators] = self._controller.torques()

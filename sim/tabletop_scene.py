@@ -80,7 +80,8 @@ _WOOD, _DARK = "0.62 0.45 0.28 1", "0.35 0.24 0.15 1"
 # Bodies that move name their inertia: robosuite's models derive it from group 0, and what is seen is group 1.
 FIXTURES = {
     "plate": '<geom type="cylinder" group="1" pos="0 0 0.003" size="0.068 0.003" rgba="0.96 0.96 0.93 1"/>'
-    '<geom type="cylinder" group="1" pos="0 0 0.0065" size="0.05 0.0005" rgba="0.75 0.8 0.9 1" contype="0" conaffinity="0"/>',
+    '<geom type="cylinder" group="1" pos="0 0 0.0065" size="0.05 0.0005" rgba="0.75 0.8 0.9 1" '
+    'contype="0" conaffinity="0"/>',
     "zone": '<geom type="box" group="1" pos="0 0 0.0005" size="0.05 0.05 0.0005" rgba="0.95 0.8 0.1 1" '
     'contype="0" conaffinity="0"/>',
     "bin": _box("0 0 0.003", "0.08 0.08 0.003", _WOOD)

@@ -173,8 +173,10 @@ def _task(instruction: str, things: tuple[Thing, ...], *goals: Goal) -> Tabletop
 
 
 TASKS: Mapping[str, TabletopTask] = {
-    "spatial_left": _task("put the cube on the left on the plate", _spatial_sides(), On("cube_left", "plate")),
-    "spatial_right": _task("put the cube on the right on the plate", _spatial_sides(), On("cube_right", "plate")),
+    "spatial_left": _task("put the cube at the robot's left on the plate", _spatial_sides(), On("cube_left", "plate")),
+    "spatial_right": _task(
+        "put the cube at the robot's right on the plate", _spatial_sides(), On("cube_right", "plate")
+    ),
     "spatial_near": _task("put the nearest cube on the plate", _spatial_depths(), On("cube_near", "plate")),
     "spatial_far": _task("put the farthest cube on the plate", _spatial_depths(), On("cube_far", "plate")),
     "spatial_beside": _task(

@@ -55,7 +55,9 @@ class TabletopExpert:
         kinds = {thing.name: thing.kind for thing in task.things}
         match goal:
             case On():
-                return _pick_and_place(truth, kinds, goal.thing, goal.support, release=goal.height + 0.004, radius=0.012)
+                return _pick_and_place(
+                    truth, kinds, goal.thing, goal.support, release=goal.height + 0.004, radius=0.012
+                )
             case In():
                 return _pick_and_place(truth, kinds, goal.thing, goal.container, release=0.075, radius=0.03)
             case At():
@@ -78,7 +80,7 @@ def _turn_to(eef_mat: np.ndarray, yaw: float) -> np.ndarray:
     """Rotation vector [rad], world frame, to the hand pointing down and turned by `yaw`; exact for small errors."""
     c, s = np.cos(yaw), np.sin(yaw)
     desired = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ HAND_DOWN
-    return 0.5 * sum(np.cross(eef_mat[:, i], desired[:, i]) for i in range(3))
+    return 0.5 * np.cross(eef_mat, desired, axis=0).sum(axis=1)
 
 
 def _grasp_yaw(truth: Truth, thing: str, kind: str) -> float:

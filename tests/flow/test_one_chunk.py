@@ -33,9 +33,7 @@ def test_once_around(tmp_path: Path) -> None:
     assert batch.mask_BH[0].all() and batch.mask_BH[1].tolist() == [True] + [False] * 7
 
     torch.manual_seed(0)
-    policy = tiny_policy(
-        spec=env.spec, transforms=dataset.transforms, cameras=dataset.cameras, horizon=8, **SMALL
-    )
+    policy = tiny_policy(spec=env.spec, transforms=dataset.transforms, cameras=dataset.cameras, horizon=8, **SMALL)
     loss_BH = policy.loss_BH(batch)  # 5 encoded, one loss per action
     loss = masked_mean(loss_BH, batch.mask_BH)  # 6 an objective reduces
     loss.backward()

@@ -1,4 +1,4 @@
-"""The scripts as a user runs them: real processes, the fake suite, a few steps; then everything a user can get wrong."""
+"""The scripts as a user runs them, on the fake suite, a few steps; then everything a user can get wrong."""
 
 import importlib
 import json
@@ -185,7 +185,9 @@ def test_no_opengl() -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode != 0 and done.stderr.strip().startswith("error: MUJOCO_GL=") and "Traceback" not in done.stderr
+    assert (
+        done.returncode != 0 and done.stderr.strip().startswith("error: MUJOCO_GL=") and "Traceback" not in done.stderr
+    )
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

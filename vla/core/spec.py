@@ -12,7 +12,7 @@ from vla.core.types import ActionChunk, Float, Observation
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One number of a state or action vector. `binary` axes take only the values `low` and `high` (a gripper command)."""
+    """One number of a state or action vector. `binary` axes take only the values `low` and `high` (a gripper)."""
 
     name: str
     unit: str

@@ -24,7 +24,7 @@ from vla.policies.threads import single_thread
 class Head(Protocol):
     """What turns features into actions (l1.py is one). Modules that satisfy it can be swapped."""
 
-    def loss_BH(self, features_BHD: Tensor, actions_BHA: Tensor) -> Tensor: ...  # noqa: N802
+    def loss_BH(self, features_BHD: Tensor, actions_BHA: Tensor) -> Tensor: ...
 
     def sample(self, features_BHD: Tensor, generators: Sequence[torch.Generator]) -> Tensor: ...
 
@@ -87,7 +87,7 @@ class VLAPolicy(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def loss_BH(self, batch: Batch) -> Tensor:  # noqa: N802
+    def loss_BH(self, batch: Batch) -> Tensor:
         """The loss (B, H) of each action of each chunk: not reduced, and not masked."""
         images_BKHWC, state_BS = batch.images_BKHWC, batch.state_BS
         if self.training:

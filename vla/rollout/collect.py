@@ -71,7 +71,7 @@ def collect_row(
     attempts: int,
     folder: Path,
 ) -> bool:
-    """Records one success of `row` into `folder`, trying again with other noise; False if none came. Runs in a worker."""
+    """Records one success of `row` into `folder`, trying again with other noise; False if none came."""
     expert = make_expert(env)
     for attempt in range(attempts):
         rng = np.random.default_rng([row.seed, attempt])

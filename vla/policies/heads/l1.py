@@ -59,7 +59,7 @@ class L1Head(nn.Module):
             x_BHD = x_BHD + block(x_BHD)
         return self.out(x_BHD)
 
-    def loss_BH(self, features_BHD: Tensor, actions_BHA: Tensor) -> Tensor:  # noqa: N802
+    def loss_BH(self, features_BHD: Tensor, actions_BHA: Tensor) -> Tensor:
         """The loss (B, H) of each action: mean absolute error, plus weight times mean cross entropy of binary axes."""
         outputs_BHA = self(features_BHD).float()
         if self.gripper_loss == "l1" or not self.binary_A.any():
