@@ -195,3 +195,14 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         must(script, "--help")
         output = capsys.readouterr().out
         assert f"python -m scripts.{script}" in output and len(output) > 300
+
+
+def test_demo_leaves_what_it_promises(tmp_path: Path) -> None:
+    must("demo", "experiment=debug_demo", "workers=1", f"out={tmp_path / 'demo'}")
+    out = tmp_path / "demo"
+    assert len(LeRobotSource(out / "dataset")) == 6
+    assert (out / "policy" / "model.safetensors").exists() and (out / "report.html").exists()
+    summary = json.loads((out / "summary.json").read_text())
+    results = json.loads((out / "results.json").read_text())
+    assert summary["episodes"] == len(results["rows"]) == 3
+    assert 0 <= summary["low"] <= summary["success"] <= summary["high"] <= 1 and summary["minutes"] > 0
