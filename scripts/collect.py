@@ -39,7 +39,10 @@ def main(config: DictConfig) -> None:
     names = [row_name(row) for row in plan if row not in failed]
     if names:
         write_dataset(_read(staging, names), out, env.spec, total=len(names))
-    shutil.rmtree(staging, ignore_errors=True)
+    for name in names:
+        (staging / f"{name}{SUFFIX}").unlink()
+    if staging.is_dir() and not any(staging.glob(f"[!.]*{SUFFIX}")):  # else they are of another plan: not ours to drop
+        shutil.rmtree(staging)
     print(f"{len(written) + len(names)} episodes in {out}")
     if failed:
         shown = ", ".join(f"{row.task} (initial state {row.init_state})" for row in failed[:5])
@@ -52,7 +55,8 @@ def _record(
 ) -> list[EpisodePlan]:
     """Records rows into `staging`; returns those on which the expert failed."""
     failed: list[EpisodePlan] = []
-    waiting = sorted(rows, key=lambda row: row.task)  # a worker that stays with a task keeps its compiled model
+    # Task by task, since a worker that stays with one keeps its compiled model; popped from the end.
+    waiting = sorted(rows, key=lambda row: row.task)[::-1]
     running: dict[int, EpisodePlan] = {}
     slots = min(config.workers or 1, len(rows))
     with (

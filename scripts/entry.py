@@ -33,12 +33,11 @@ def entry(config_name: str, main: Callable[[DictConfig], None], argv: list[str] 
     os.environ.setdefault("MUJOCO_GL", "egl" if sys.platform == "linux" else "glfw")
     try:
         main(compose(config_name, overrides))
-    except GrasplineError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = error.filename or error
-            sys.exit(f"error: the disk is full ({where}); what was finished is kept, free some space and run again")
+    except (GrasplineError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            sys.exit(f"error: the disk is full; what was finished is kept, free some space and run again ({error})")
+        if isinstance(error, GrasplineError):
+            sys.exit(f"error: {error}")
         raise
     except KeyboardInterrupt:
         sys.exit("interrupted; run the same command again to go on")

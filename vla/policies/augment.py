@@ -39,9 +39,7 @@ class Augmentation:
     def _shift(self, images_NHWC: Tensor) -> Tensor:
         count, height, width, _ = images_NHWC.shape
         pad = round(self.shift * width)
-        rows = torch.arange(-pad, height + pad, device=images_NHWC.device).clamp(0, height - 1)
-        columns = torch.arange(-pad, width + pad, device=images_NHWC.device).clamp(0, width - 1)
-        padded_NHWC = images_NHWC.index_select(1, rows).index_select(2, columns)
+        padded_NHWC = _repeat_edges(images_NHWC, pad)
         corners = torch.randint(0, 2 * pad + 1, (count, 2)).tolist()
         return torch.stack([padded_NHWC[i, y : y + height, x : x + width] for i, (y, x) in enumerate(corners)])
 
@@ -51,3 +49,15 @@ class Augmentation:
         bias_N = 127.5 * (1 - gain_N) + offset_N
         jittered_NHWC = images_NHWC.float().mul_(gain_N[:, None, None, None]).add_(bias_N[:, None, None, None])
         return jittered_NHWC.clamp_(0, 255).to(torch.uint8)
+
+
+def _repeat_edges(images_NHWC: Tensor, pad: int) -> Tensor:
+    """Images with `pad` more pixels on all sides. (torch's own replication padding does not take bytes.)"""
+    count, height, width, colours = images_NHWC.shape
+    padded_NHWC = images_NHWC.new_empty(count, height + 2 * pad, width + 2 * pad, colours)
+    padded_NHWC[:, pad : pad + height, pad : pad + width] = images_NHWC
+    padded_NHWC[:, :pad] = padded_NHWC[:, pad : pad + 1]
+    padded_NHWC[:, pad + height :] = padded_NHWC[:, pad + height - 1 : pad + height]
+    padded_NHWC[:, :, :pad] = padded_NHWC[:, :, pad : pad + 1]
+    padded_NHWC[:, :, pad + width :] = padded_NHWC[:, :, pad + width - 1 : pad + width]
+    return padded_NHWC
