@@ -122,7 +122,7 @@ def _prepare(out: Path, settings: dict[str, Any], *, frames: int, processes: Pro
         (out / "metrics.jsonl").unlink(missing_ok=True)
     elif (out / "checkpoints").is_dir() and path.exists():
         found: Any = OmegaConf.to_container(OmegaConf.load(path))
-        if differing := _differences(found, wanted):
+        if differing := _differences({key: value for key, value in found.items() if key not in FREE}, wanted):
             raise GrasplineError(
                 f"out={out} holds a run with other settings: {'; '.join(differing)}. "
                 "Give another out=, the same settings, or resume=false to start over"

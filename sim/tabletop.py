@@ -5,6 +5,7 @@ Physics is MuJoCo on robosuite's models; tasks and goals are data in `tabletop_t
 placements for training. Everything in an episode follows from (task, initial state, actions); nothing is drawn later.
 """
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -161,7 +162,8 @@ class TabletopEnv:
             return
         self.close()
         self._scene = task.things
-        self._model = model = _compiled(task.things, self._look)
+        # A copy, since fixtures are placed by writing to the model, and another env of this process may have it too.
+        self._model = model = copy.copy(_compiled(task.things, self._look))
         self._data = mujoco.MjData(model)
         self._arm = np.array([model.joint(name).qposadr[0] for name in JOINTS])
         self._fingers = np.array([model.joint(name).qposadr[0] for name in FINGERS])

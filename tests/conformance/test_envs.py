@@ -16,14 +16,18 @@ ASSETS = Path(__file__).resolve().parents[3] / "shared" / "libero-assets"
 SUITES = sorted(path.stem for path in (CONFIG_DIR / "env").glob("*.yaml"))
 
 
-@pytest.fixture(scope="module", params=SUITES)
-def env(request: pytest.FixtureRequest):
-    config = OmegaConf.load(CONFIG_DIR / "env" / f"{request.param}.yaml")
-    if "libero" in request.param:
+def make(suite: str) -> Env:
+    config = OmegaConf.load(CONFIG_DIR / "env" / f"{suite}.yaml")
+    if "libero" in suite:
         if not (ASSETS.is_dir() or "GRASPLINE_LIBERO_ASSETS" in os.environ):
             pytest.skip("LIBERO's assets are not here")
         config.assets = os.environ.get("GRASPLINE_LIBERO_ASSETS", str(ASSETS))
-    env = instantiate(config)
+    return instantiate(config)
+
+
+@pytest.fixture(scope="module", params=SUITES)
+def env(request: pytest.FixtureRequest):
+    env = make(request.param)
     yield env
     env.close()
 
@@ -97,3 +101,21 @@ def test_refusals(env: Env) -> None:
     with pytest.raises(NonFiniteError):
         env.step(np.full(env.spec.action_dim, np.nan, np.float32))
     np.testing.assert_array_equal(env.observe(()).state_S, before)
+
+
+@pytest.mark.parametrize("suite", ["fake", "tabletop", "libero_object"])
+def test_two_envs_of_one_process_do_not_meet(suite: str) -> None:
+    """Slots of one worker: what another env does, resets included, changes nothing here."""
+    one, other = make(suite), make(suite)
+    task, camera = list(one.tasks)[-8:][0], one.spec.camera_names[0]
+    one.reset(task, 0, 0)
+    alone = states(one, actions(one, 0)), one.observe([camera]).images[camera]
+    one.reset(task, 0, 0)
+    other.reset(task, 1, 0)
+    states(other, actions(other, 1))
+    other.observe()
+    together = states(one, actions(one, 0)), one.observe([camera]).images[camera]
+    one.close()
+    other.close()
+    for expected, found in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -52,7 +52,7 @@ class Augmentation:
 
 
 def _repeat_edges(images_NHWC: Tensor, pad: int) -> Tensor:
-    """Images with `pad` more pixels on all sides. (torch's own replication padding does not take bytes.)"""
+    """Images with `pad` more pixels on all sides; torch's own replication padding does not take bytes."""
     count, height, width, colours = images_NHWC.shape
     padded_NHWC = images_NHWC.new_empty(count, height + 2 * pad, width + 2 * pad, colours)
     padded_NHWC[:, pad : pad + height, pad : pad + width] = images_NHWC
