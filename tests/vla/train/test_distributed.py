@@ -63,6 +63,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path):
     clean = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[3]),
         "CUDA_VISIBLE_DEVICES": "",
+        "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
     }
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
