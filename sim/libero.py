@@ -137,7 +137,7 @@ class LiberoEnv:
         Images and positions are those that stock LIBERO returns from its `step`; `success` is that of `step`.
 
         privileged: `<object>_pos` (3,) [m] and `<object>_quat` (4,) w,x,y,z of each object and fixture by its LIBERO
-        name; `grasp_<object>` () bool, both finger pads touch it; `eef_pos` (3,), `eef_quat` (4,) w,x,y,z,
+        name; `grasp_<object>` () bool, both fingers touch it; `eef_pos` (3,), `eef_quat` (4,) w,x,y,z,
         `gripper_qpos` (2,) [m], `success` () bool.
         """
         scene = self._started()

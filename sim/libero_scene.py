@@ -60,8 +60,8 @@ class Scene:
         self._init_states = init_states
         if init_states.shape[1] != 1 + self.model.nq + self.model.nv:
             raise CorruptFileError(f"initial states of {task}: {init_states.shape[1]} numbers do not fit the scene")
-        pads = [self._robot.gripper.important_geoms[f"{side}_fingerpad"] for side in ("left", "right")]
-        self._pads = [{self.model.geom(name).id for name in names} for names in pads]
+        fingers = [self._robot.gripper.important_geoms[f"{side}_finger"] for side in ("left", "right")]
+        self._fingers = [{self.model.geom(name).id for name in names} for names in fingers]
         self._substeps = int(self._env.control_timestep / self._env.model_timestep)
         self.success = False
         self._see(moving=False)
@@ -172,12 +172,12 @@ class Scene:
         self._env._post_process()
 
     def _touched(self) -> tuple[set[int], set[int]]:
-        """Roots of the bodies that touch the left and the right finger pad."""
+        """Roots of the bodies that touch the left and the right finger."""
         sides: tuple[set[int], set[int]] = (set(), set())
         for pair in self._view.contact.geom.tolist():
-            for pads, touched in zip(self._pads, sides, strict=True):
+            for finger, touched in zip(self._fingers, sides, strict=True):
                 for mine, other in (pair, pair[::-1]):
-                    if mine in pads:
+                    if mine in finger:
                         touched.add(int(self.model.body_rootid[self.model.geom_bodyid[other]]))
         return sides
 
