@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sim.tabletop import HAND_DOWN, TabletopEnv
-from sim.tabletop_scene import CUBE_HALF, KINDS
+from sim.tabletop_scene import CUBE_HALF, FIXTURES, KINDS
 from sim.tabletop_tasks import TABLE_Z, TASKS, At, In, On, Opened, Pressed, TabletopTask
 from vla.core.se3 import rotate, wrap_angle
 from vla.core.spec import Embodiment
@@ -62,10 +62,11 @@ class TabletopExpert:
                 return _pick_and_place(truth, kinds, goal.thing, goal.container, release=0.075, radius=0.03)
             case At():
                 return _push(truth, goal.thing, goal.zone)
-            case Opened():
-                return _pull_drawer(truth)
-            case Pressed():
-                return _press(truth)
+            case Opened() | Pressed():
+                movable = [name for name, kind in kinds.items() if kind not in FIXTURES]
+                if _between_fingers(truth, movable):
+                    return _toward(truth, truth["eef_pos"] + [0, 0, 0.05], OPEN)
+                return _pull_drawer(truth) if isinstance(goal, Opened) else _press(truth)
 
 
 def _toward(truth: Truth, target: np.ndarray, gripper: float, yaw: float = 0.0, speed: float = 1.0) -> Float:
@@ -95,6 +96,13 @@ def _grasp_yaw(truth: Truth, thing: str, kind: str) -> float:
     period = 2 * np.pi / KINDS[kind].grasp_turns
     turn = wrap_angle((heading - current) * 2 * np.pi / period) * period / (2 * np.pi)
     return wrap_angle(current + turn)
+
+
+def _between_fingers(truth: Truth, things: Sequence[str]) -> bool:
+    """Whether closing the hand here would take something along."""
+    return any(
+        truth[f"{thing}_held"] or np.linalg.norm(truth[f"{thing}_pos"] - truth["eef_pos"]) < 0.045 for thing in things
+    )
 
 
 def _pick_and_place(
