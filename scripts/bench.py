@@ -28,7 +28,8 @@ def main(config: DictConfig) -> None:
     write_json(out, figures)
     for name, value in figures.items():
         sign, bar = BARS.get(name, ("", ""))
-        print(f"{name:28s} {value:10.2f}  {sign} {bar}")
+        shown = value if isinstance(value, str) else f"{value:.2f}"
+        print(f"{name:28s} {shown:>10}  {sign} {bar}")
     print(out)
 
 

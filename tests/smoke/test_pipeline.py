@@ -209,3 +209,10 @@ def test_demo_leaves_what_it_promises(tmp_path: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     assert summary["episodes"] == len(results["rows"]) == 3
     assert 0 <= summary["low"] <= summary["success"] <= summary["high"] <= 1 and summary["minutes"] > 0
+
+
+def test_bench_prints_each_promise_beside_its_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    must("bench", "episodes=2", "repeats=2", "tasks=goal_press", f"out={tmp_path / 'bench.json'}")
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert figures["loader_ratio"] > 1 and figures["render_ratio"] > 1 and figures["render_ms_128"] > 0
+    assert "loader_ratio" in capsys.readouterr().out
