@@ -1,6 +1,7 @@
-"""A policy on disk: `policy.json` (how to build it) and `model.safetensors` (its weights), in any folder.
+"""A policy on disk: `policy.json` (how to build it), `model.safetensors` (its weights) and, for a language model, its
+tokenizer, in any folder.
 
-The json holds the weights' sha256, so a file that was cut short, damaged or mixed with another's is refused by name.
+The json holds the other files' sha256: one that was cut short, damaged or mixed with another's is refused by name.
 Loading is strict: every tensor of the file is used and every weight of the network is filled.
 """
 
@@ -40,8 +41,9 @@ def save_policy(folder: str | Path, policy: VLAPolicy) -> None:
         "embodiment": policy.spec.to_dict(),
         "transforms": policy.transforms.to_dict(),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "files_sha256": {name: hashlib.sha256(content).hexdigest() for name, content in policy.files.items()},
     }
-    files = {_WEIGHTS: weights, _JSON: json.dumps(recipe, indent=2).encode()}
+    files = {_WEIGHTS: weights, **policy.files, _JSON: json.dumps(recipe, indent=2).encode()}
     for name, content in files.items():
         write_synced(folder / f".{name}.part", content)
     for name in files:
@@ -58,9 +60,8 @@ def load_policy(folder: str | Path, device: torch.device | str = "cpu") -> VLAPo
     """
     folder = Path(folder)
     recipe = _read_recipe(folder)
-    weights = _read(folder, _WEIGHTS)
-    if hashlib.sha256(weights).hexdigest() != recipe["weights_sha256"]:
-        raise CorruptFileError(f"{folder / _WEIGHTS}: not the weights that {_JSON} describes (cut short or replaced)")
+    weights = _read_checked(folder, _WEIGHTS, recipe["weights_sha256"])
+    files = {name: _read_checked(folder, name, wanted) for name, wanted in recipe["files_sha256"].items()}
     if recipe["preset"] not in PRESETS:
         raise unknown_name("policy preset", recipe["preset"], PRESETS)
     try:
@@ -69,6 +70,7 @@ def load_policy(folder: str | Path, device: torch.device | str = "cpu") -> VLAPo
             transforms=Transforms.from_dict(recipe["transforms"]),
             cameras=recipe["cameras"],
             horizon=recipe["horizon"],
+            **({"files": files} if files else {}),
             **recipe["arguments"],
         )
         fill(policy, load(weights), folder / _WEIGHTS)
@@ -116,6 +118,15 @@ def _read(folder: Path, name: str) -> bytes:
         raise MissingAssetError(f"no policy in '{folder}': {name} is missing") from error
 
 
+def _read_checked(folder: Path, name: str, sha256: str) -> bytes:
+    if Path(name).name != name:
+        raise CorruptFileError(f"{folder / _JSON}: '{name}' is not the name of a file in this folder")
+    content = _read(folder, name)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise CorruptFileError(f"{folder / name}: not the file that {_JSON} describes (cut short or replaced)")
+    return content
+
+
 def _read_recipe(folder: Path) -> dict[str, Any]:
     try:
         recipe = json.loads(_read(folder, _JSON))
@@ -126,4 +137,4 @@ def _read_recipe(folder: Path) -> dict[str, Any]:
         raise CorruptFileError(f"{folder / _JSON}: lacks {missing}")
     if recipe["format"] != FORMAT:
         raise CorruptFileError(f"{folder / _JSON}: format {recipe['format']}, this version reads {FORMAT}")
-    return recipe
+    return {"files_sha256": {}, **recipe}

@@ -6,7 +6,8 @@ different batch sizes and thread counts, so `act` computes groups of a fixed siz
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +19,8 @@ from vla.core.types import ActionChunk, Float, Observation
 from vla.data.batch import Batch
 from vla.data.transforms import Transforms
 from vla.policies.augment import Augmentation
+from vla.policies.interfaces import Features
 from vla.policies.threads import single_thread
-
-
-class Head(Protocol):
-    """What turns features into actions (l1.py is one). Modules that satisfy it can be swapped."""
-
-    def loss_BH(self, features_BHD: Tensor, actions_BHA: Tensor) -> Tensor: ...
-
-    def sample(self, features_BHD: Tensor, generators: Sequence[torch.Generator]) -> Tensor: ...
 
 
 class VLAPolicy(nn.Module):
@@ -37,7 +31,7 @@ class VLAPolicy(nn.Module):
         transforms: numbers to the network and back, the same object as in training.
         cameras: names of the K cameras it looks at, in the order of the image tensor.
         horizon: H.
-        preset, arguments: how vla/policies/load.py builds the network again.
+        preset, arguments, files: how vla/policies/load.py builds the network again.
     """
 
     def __init__(
@@ -51,6 +45,7 @@ class VLAPolicy(nn.Module):
         head: nn.Module,
         preset: str,
         arguments: Mapping[str, Any],
+        files: Mapping[str, bytes] | None = None,
         augmentation: Augmentation | None = None,
         compute_batch: int = 1,
     ) -> None:
@@ -61,10 +56,11 @@ class VLAPolicy(nn.Module):
             transforms: see the class.
             cameras: see the class.
             horizon: see the class.
-            backbone: (images_BKHWC uint8, state_BS, instructions) -> features (B, H, D).
-            head: see `Head`.
+            backbone: a `Backbone` of vla/policies/interfaces.py.
+            head: a `Head` of the same.
             preset: a name in vla/policies/presets.py.
             arguments: of that preset, plain values.
+            files: {name: content} that the preset needs beside weights, such as a tokenizer; saved with the policy.
             augmentation: applied to observations in training mode; the default strengths when None.
             compute_batch: observations computed together by `act`, the last group padded. Only 1 is exact by
                 construction; more is faster on an accelerator.
@@ -79,7 +75,7 @@ class VLAPolicy(nn.Module):
         self.spec, self.transforms = spec, transforms
         self.cameras, self.horizon = tuple(cameras), horizon
         self.backbone, self.head = backbone, head
-        self.preset, self.arguments = preset, dict(arguments)
+        self.preset, self.arguments, self.files = preset, dict(arguments), dict(files or {})
         self.augmentation = augmentation or Augmentation()
         self.compute_batch = compute_batch
 
@@ -92,8 +88,8 @@ class VLAPolicy(nn.Module):
         images_BKHWC, state_BS = batch.images_BKHWC, batch.state_BS
         if self.training:
             images_BKHWC, state_BS = self.augmentation.images(images_BKHWC), self.augmentation.state(state_BS)
-        features_BHD = self.backbone(images_BKHWC, state_BS, batch.instructions)
-        return self.head.loss_BH(features_BHD, batch.actions_BHA)  # pyright: ignore[reportCallIssue]
+        features = self._features(images_BKHWC, state_BS, batch.instructions)
+        return self.head.loss_BH(features, batch.actions_BHA)  # pyright: ignore[reportCallIssue]
 
     def forward(self, batch: Batch) -> Tensor:
         """`loss_BH`, under the name that data-parallel wrappers call."""
@@ -107,8 +103,8 @@ class VLAPolicy(nn.Module):
         generators: Sequence[torch.Generator],
     ) -> Tensor:
         """Normalised actions (B, H, A), binary axes at -1 or +1. Row i draws from generator i alone."""
-        features_BHD = self.backbone(images_BKHWC, state_BS, instructions)
-        return self.head.sample(features_BHD, generators)  # pyright: ignore[reportCallIssue]
+        features = self._features(images_BKHWC, state_BS, instructions)
+        return self.head.sample(features, generators)  # pyright: ignore[reportCallIssue]
 
     @torch.no_grad()
     def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[ActionChunk]:
@@ -137,6 +133,10 @@ class VLAPolicy(nn.Module):
 
     def reset(self) -> None:
         """Nothing to forget: the policy keeps no state between calls."""
+
+    def _features(self, images_BKHWC: Tensor, state_BS: Tensor, instructions: Sequence[str]) -> Features:
+        context = self.backbone.encode(images_BKHWC, state_BS, instructions)  # pyright: ignore[reportCallIssue]
+        return partial(self.backbone, context)
 
     def _actions(self, observations: Sequence[Observation], seeds: Sequence[int]) -> Float:
         """Actions (b, H, A) in physical units of b <= compute_batch observations, computed as compute_batch rows."""

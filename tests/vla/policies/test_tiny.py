@@ -17,6 +17,10 @@ def small_backbone(**changes) -> TinyBackbone:
     return TinyBackbone(**{"cameras": 2, "state_dim": 3, "horizon": 4, **sizes, **changes})
 
 
+def look(backbone: TinyBackbone, images_BKHWC: torch.Tensor, state_BS: torch.Tensor, texts: list[str]) -> torch.Tensor:
+    return backbone(backbone.encode(images_BKHWC, state_BS, texts))
+
+
 def test_parameters_are_within_the_budget(make_policy: Callable[..., VLAPolicy]):
     policy = make_policy(width=192, layers=3, heads=6, image_size=96, channels=(32, 96))
     own = sum(parameter.numel() for parameter in policy.parameters())
@@ -26,7 +30,7 @@ def test_parameters_are_within_the_budget(make_policy: Callable[..., VLAPolicy])
 
 def test_feature_shape_and_dtype(make_batch: Callable[..., Batch]):
     batch = make_batch(size=3)
-    features_BHD = small_backbone()(batch.images_BKHWC, batch.state_BS, batch.instructions)
+    features_BHD = look(small_backbone(), batch.images_BKHWC, batch.state_BS, batch.instructions)
     assert features_BHD.shape == (3, 4, 32)
     assert features_BHD.dtype == torch.float32
 
@@ -38,17 +42,17 @@ def test_all_actions_come_from_one_pass(make_batch: Callable[..., Batch]):
         backbone, calls = small_backbone(horizon=horizon), []
         for layer in backbone.layers:
             layer.register_forward_hook(lambda module, inputs, output, calls=calls: calls.append(output.shape[1]))
-        backbone(batch.images_BKHWC, batch.state_BS, batch.instructions)
+        look(backbone, batch.images_BKHWC, batch.state_BS, batch.instructions)
         assert calls == [horizon] * len(backbone.layers)
 
 
 def test_actions_of_a_chunk_see_each_other_both_ways(make_batch: Callable[..., Batch]):
     """No causal mask: the last query changes the first action's features, and the first the last's."""
     batch, backbone = make_batch(size=1), small_backbone()
-    before = backbone(batch.images_BKHWC, batch.state_BS, batch.instructions).detach()
+    before = look(backbone, batch.images_BKHWC, batch.state_BS, batch.instructions).detach()
     for changed, watched in ((3, 0), (0, 3)):
         backbone.queries_HD.data[changed] += torch.randn(32)
-        after = backbone(batch.images_BKHWC, batch.state_BS, batch.instructions).detach()
+        after = look(backbone, batch.images_BKHWC, batch.state_BS, batch.instructions).detach()
         assert (after[:, watched] - before[:, watched]).abs().max() > 1e-6
         before = after
 
@@ -57,14 +61,14 @@ def test_actions_of_a_chunk_see_each_other_both_ways(make_batch: Callable[..., B
 def test_every_input_changes_the_features(part: str, make_batch: Callable[..., Batch]):
     batch, other, backbone = make_batch(0, size=1), make_batch(1, size=1), small_backbone()
     images, state, texts = batch.images_BKHWC.clone(), batch.state_BS, ["pick up the can"]
-    before = backbone(images, state, texts)
+    before = look(backbone, images, state, texts)
     if part == "instruction":
         texts = ["open the drawer"]
     elif part == "state":
         state = other.state_BS
     else:
         images[:, ("first camera", "second camera").index(part)] = 255
-    assert (backbone(images, state, texts) - before).abs().max() > 1e-3
+    assert (look(backbone, images, state, texts) - before).abs().max() > 1e-3
 
 
 def test_the_instruction_steers_what_the_towers_see():
@@ -86,7 +90,7 @@ def test_images_of_any_size_are_resized_inside():
     ramp = torch.linspace(0, 255, 128).to(torch.uint8)
     large = ramp[None, None, None, :, None].expand(1, 2, 128, 128, 3)
     small = large[..., ::4, ::4, :].contiguous()
-    features = [backbone(images, state, texts) for images in (large.contiguous(), small)]
+    features = [look(backbone, images, state, texts) for images in (large.contiguous(), small)]
     assert (features[0] - features[1]).abs().max() < 0.1
 
 
@@ -124,7 +128,7 @@ def test_a_position_can_be_read_off_the_image():
         rows, columns = np.mgrid[0:32, 0:32]
         distance = (columns - place_B2[:, 0, None, None]) ** 2 + (rows - place_B2[:, 1, None, None]) ** 2
         images = np.repeat((255 * np.exp(-distance / 8))[:, None, :, :, None], 3, axis=-1).astype(np.uint8)
-        outputs = head(backbone(torch.from_numpy(images), torch.zeros(16, 3), ["look"] * 16)[:, 0])
+        outputs = head(look(backbone, torch.from_numpy(images), torch.zeros(16, 3), ["look"] * 16)[:, 0])
         error = (outputs - torch.from_numpy(place_B2 / 16 - 1)).abs().mean()
         optimizer.zero_grad()
         error.backward()

@@ -128,7 +128,7 @@ def test_one_batch_can_be_overfitted(make_policy: Callable[..., VLAPolicy], make
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1
-    predicted = policy.head.sample(policy.backbone(batch.images_BKHWC, batch.state_BS, batch.instructions), [])  # pyright: ignore[reportCallIssue]
+    predicted = policy.sample(batch.images_BKHWC, batch.state_BS, batch.instructions, [])
     assert (predicted[..., 2] == batch.actions_BHA[..., 2])[batch.mask_BH].all()
 
 

@@ -69,8 +69,8 @@ class TinyBackbone(nn.Module):
             if isinstance(module, nn.Conv2d):  # channels last: twice as fast on a CPU
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
-    def forward(self, images_BKHWC: Tensor, state_BS: Tensor, instructions: Sequence[str]) -> Tensor:
-        """Features (B, H, D).
+    def encode(self, images_BKHWC: Tensor, state_BS: Tensor, instructions: Sequence[str]) -> Tensor:
+        """The tokens (B, N, D) that the action queries attend to.
 
         Args:
             images_BKHWC: uint8, any size.
@@ -84,8 +84,11 @@ class TinyBackbone(nn.Module):
             for k, tower in enumerate(self.towers)
         ]
         told = [self.language(text_BE)[:, None], self.state(state_BS)[:, None]]
-        memory_BND = self.memory_norm(torch.cat([*seen, *told], dim=1))
-        x_BHD = self.queries_HD.expand(len(state_BS), -1, -1)
+        return self.memory_norm(torch.cat([*seen, *told], dim=1))
+
+    def forward(self, memory_BND: Tensor) -> Tensor:
+        """Features (B, H, D) from what `encode` returned."""
+        x_BHD = self.queries_HD.expand(len(memory_BND), -1, -1)
         for layer in self.layers:
             x_BHD = layer(x_BHD, memory_BND)
         return self.norm(x_BHD)

@@ -1,10 +1,8 @@
 """L1 regression head: continuous axes by absolute error, binary axes (a gripper) as logits.
 
-All heads share two methods. `loss_BH` returns one loss per action of the chunk, not reduced, so that masks, weights
-and advantages need no second interface; `sample` returns normalised actions with binary axes at -1 or +1.
 The network is OpenVLA-OFT's MLPResNet (pre-norm, one linear per residual block, ReLU after it) applied to each action
-slot, and it departs from it twice: slots are decoded each by itself instead of A tokens a slot side by side, and
-binary axes get cross entropy, because the median that L1 learns ignores the 5 % of frames in which a gripper opens.
+of the chunk. Binary axes get cross entropy by default, because the median that L1 learns ignores the 5 % of frames in
+which a gripper opens; `gripper_loss="l1"` is the published loss.
 """
 
 from collections.abc import Sequence
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from agents.objectives.regression import absolute_error, binary_cross_entropy
 from vla.core.errors import unknown_name
+from vla.policies.interfaces import Features
 
 GRIPPER_LOSSES = ("bce", "l1")
 
@@ -21,6 +20,7 @@ GRIPPER_LOSSES = ("bce", "l1")
 class L1Head(nn.Module):
     """Features (B, H, D) to actions (B, H, A)."""
 
+    denoises = False
     binary_A: Tensor
 
     def __init__(
@@ -28,6 +28,7 @@ class L1Head(nn.Module):
         *,
         width: int,
         binary: Sequence[bool],
+        hidden: int | None = None,
         gripper_loss: str = "bce",
         gripper_weight: float = 0.1,
         blocks: int = 2,
@@ -37,6 +38,8 @@ class L1Head(nn.Module):
         Args:
             width: D, the width of the backbone's features.
             binary: for each action axis, whether it is binary.
+            hidden: width of the residual blocks, D when None. OpenVLA-OFT's features are A tokens of the language model
+                side by side, and its blocks are as wide as one.
             gripper_loss: "bce": cross entropy [nat] on binary axes; "l1": absolute error on all axes alike.
             gripper_weight: weight of the cross entropy beside the absolute error of the continuous axes.
             blocks: residual blocks.
@@ -46,11 +49,12 @@ class L1Head(nn.Module):
             raise unknown_name("gripper_loss", gripper_loss, GRIPPER_LOSSES)
         self.gripper_loss, self.gripper_weight = gripper_loss, gripper_weight
         self.register_buffer("binary_A", torch.tensor(list(binary)), persistent=False)
-        self.project = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
+        hidden = hidden or width
+        self.project = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU())
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU()) for _ in range(blocks)
+            nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.ReLU()) for _ in range(blocks)
         )
-        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(binary)))
+        self.out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, len(binary)))
 
     def forward(self, features_BHD: Tensor) -> Tensor:
         """Raw outputs (B, H, A): normalised values, and logits on binary axes under "bce"."""
@@ -59,9 +63,9 @@ class L1Head(nn.Module):
             x_BHD = x_BHD + block(x_BHD)
         return self.out(x_BHD)
 
-    def loss_BH(self, features_BHD: Tensor, actions_BHA: Tensor) -> Tensor:
+    def loss_BH(self, features: Features, actions_BHA: Tensor) -> Tensor:
         """The loss (B, H) of each action: mean absolute error, plus weight times mean cross entropy of binary axes."""
-        outputs_BHA = self(features_BHD).float()
+        outputs_BHA = self(features()).float()
         if self.gripper_loss == "l1" or not self.binary_A.any():
             return absolute_error(outputs_BHA, actions_BHA).mean(-1)
         grippers = binary_cross_entropy(outputs_BHA[..., self.binary_A], actions_BHA[..., self.binary_A]).mean(-1)
@@ -70,9 +74,9 @@ class L1Head(nn.Module):
         moves = absolute_error(outputs_BHA[..., ~self.binary_A], actions_BHA[..., ~self.binary_A]).mean(-1)
         return moves + self.gripper_weight * grippers
 
-    def sample(self, features_BHD: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def sample(self, features: Features, generators: Sequence[torch.Generator]) -> Tensor:
         """Normalised actions (B, H, A), float32. Deterministic: it draws nothing from `generators` (one a row)."""
-        outputs_BHA = self(features_BHD).float()
+        outputs_BHA = self(features()).float()
         signs_BHA = torch.where(outputs_BHA > 0, 1.0, -1.0)
         # Comparing turns NaN into -1, a valid command: let it through as NaN, so that the caller can refuse it.
         signs_BHA = torch.where(outputs_BHA.isnan(), outputs_BHA, signs_BHA)
