@@ -64,7 +64,22 @@ def _compiled(things: tuple[Thing, ...], look: Look) -> mujoco.MjModel:
 class TabletopEnv:
     """Implements `vla.core.protocols.Env`."""
 
-    def __init__(self, *, image_size: int = 128, look: str = "fast") -> None:
+    def __init__(
+        self,
+        *,
+        image_size: int = 128,
+        look: str = "fast",
+        train_states: int = NUM_TRAIN_STATES,
+        extra_states: int = NUM_EXTRA_STATES,
+    ) -> None:
+        """Compiles nothing yet.
+
+        Args:
+            image_size: side of the pictures [px].
+            look: "fast" or "full" (see sim/render.py).
+            train_states: how many of the fixed initial states demonstrations may start from; the rest is held out.
+            extra_states: further placements for demonstrations. 0: only those few, to see what coverage is worth.
+        """
         self.spec = panda_spec("tabletop_panda", image_size)
         self.tasks: Mapping[str, Task] = {
             name: Task(
@@ -72,8 +87,8 @@ class TabletopEnv:
                 instruction=task.instruction,
                 horizon=task.horizon,
                 num_init_states=NUM_INIT_STATES,
-                num_train_states=NUM_TRAIN_STATES,
-                num_extra_states=NUM_EXTRA_STATES,
+                num_train_states=train_states,
+                num_extra_states=extra_states,
             )
             for name, task in TASKS.items()
         }
