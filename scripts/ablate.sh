@@ -28,7 +28,6 @@ for seed in "${seeds[@]}"; do
   arm as_it_is full
   arm clean_demonstrations clean            # expert: no noise, so no recoveries
   arm five_placements narrow                # coverage of places
-  arm noisy_labels full target=action       # imitate what was executed, noise included
   arm gripper_l1 full policy.gripper_loss=l1
   arm even_sampling full gripper_oversampling=1
 done
