@@ -9,6 +9,11 @@ def absolute_error(predictions: Tensor, targets: Tensor) -> Tensor:
     return (predictions - targets).abs()
 
 
+def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
+    """(prediction - target)^2, same shape; its minimum is the conditional mean, as denoising needs."""
+    return (predictions - targets).square()
+
+
 def binary_cross_entropy(logits: Tensor, signs: Tensor) -> Tensor:
     """-log sigmoid(sign * logit) [nat], same shape, for targets written as -1 and +1.
 

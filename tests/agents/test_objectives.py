@@ -4,12 +4,32 @@ import pytest
 import torch
 
 from agents.objectives.reduce import masked_mean
-from agents.objectives.regression import absolute_error, binary_cross_entropy
+from agents.objectives.regression import absolute_error, binary_cross_entropy, squared_error
+from agents.objectives.tokens import token_cross_entropy
 
 
 def test_absolute_error_is_elementwise():
     error = absolute_error(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, 1.0]]))
     assert error.tolist() == [[0.5, 3.0]]
+
+
+def test_squared_error_is_elementwise():
+    error = squared_error(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, 1.0]]))
+    assert error.tolist() == [[0.25, 9.0]]
+
+
+def test_token_cross_entropy_by_hand():
+    logits = torch.tensor([[[0.0, math.log(3)], [1.0, 1.0]]])
+    loss = token_cross_entropy(logits, torch.tensor([[1, 0]]))
+    assert loss.shape == (1, 2)
+    assert loss[0].tolist() == pytest.approx([math.log(4 / 3), math.log(2)], rel=1e-6)
+
+
+def test_token_cross_entropy_is_minus_the_log_probability_in_single_precision():
+    logits, ids = torch.randn(2, 3, 4, 50, dtype=torch.bfloat16), torch.randint(50, (2, 3, 4))
+    loss = token_cross_entropy(logits, ids)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, -torch.distributions.Categorical(logits=logits.float()).log_prob(ids))
 
 
 def test_binary_cross_entropy_by_hand():

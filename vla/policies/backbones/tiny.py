@@ -6,10 +6,13 @@ object is seen. A camera gives 36 patch tokens and one token of 32 keypoints (sp
 feature more finely than its grid). Learned queries, one per action of the chunk, attend to all of them, to the
 instruction and to the state, and come out all at once: one forward pass, no action waits for another.
 Vision tokens are read, not rewritten, by the transformer: that is what makes it cheap.
+Built for a denoising head, it adds to each query what its noisy action is, and how noisy.
 
-Sources: FiLM (Perez et al. 2018); spatial soft-argmax (Levine et al. 2016); action queries (Zhao et al. 2023).
+Sources: FiLM (Perez et al. 2018); spatial soft-argmax (Levine et al. 2016); action queries (Zhao et al. 2023); waves of
+the noise's time (Black et al. 2024).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +23,7 @@ from vla.policies.backbones import minilm
 
 KEYPOINTS = 32
 CONDITION = 128  # width of the instruction where it steers the towers
+WAVES = 64  # in which the time of noise is written, with periods from 0.004 to 4
 
 
 class TinyBackbone(nn.Module):
@@ -36,6 +40,7 @@ class TinyBackbone(nn.Module):
         heads: int = 6,
         image_size: int = 96,
         channels: tuple[int, int] = (32, 96),
+        noisy_action_dim: int | None = None,
     ) -> None:
         """Builds the network.
 
@@ -48,6 +53,7 @@ class TinyBackbone(nn.Module):
             heads: attention heads.
             image_size: side [px], a multiple of 8, to which images are resized inside.
             channels: of a tower at a quarter and at an eighth of that size.
+            noisy_action_dim: A, for a denoising head; None for one that asks for features once.
         """
         super().__init__()
         if image_size % 8:
@@ -65,6 +71,10 @@ class TinyBackbone(nn.Module):
         self.queries_HD = nn.Parameter(0.02 * torch.randn(horizon, width))
         self.layers = nn.ModuleList(DecoderLayer(width=width, heads=heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
+        self.denoises = noisy_action_dim is not None
+        if noisy_action_dim is not None:  # last: without it, the same seed gives the same weights as ever
+            self.noisy_action = nn.Linear(noisy_action_dim, width)
+            self.time = nn.Sequential(nn.Linear(2 * WAVES, width), nn.SiLU(), nn.Linear(width, width))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # channels last: twice as fast on a CPU
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
@@ -86,9 +96,13 @@ class TinyBackbone(nn.Module):
         told = [self.language(text_BE)[:, None], self.state(state_BS)[:, None]]
         return self.memory_norm(torch.cat([*seen, *told], dim=1))
 
-    def forward(self, memory_BND: Tensor) -> Tensor:
-        """Features (B, H, D) from what `encode` returned."""
+    def forward(self, memory_BND: Tensor, noisy_BHA: Tensor | None = None, time_B: Tensor | None = None) -> Tensor:
+        """Features (B, H, D) from what `encode` returned and, for a denoising head, noisy actions and their time."""
+        if (noisy_BHA is not None and time_B is not None) != self.denoises:
+            raise ValueError(f"noisy actions and their time: {'expected' if self.denoises else 'not expected'} here")
         x_BHD = self.queries_HD.expand(len(memory_BND), -1, -1)
+        if noisy_BHA is not None and time_B is not None:
+            x_BHD = x_BHD + self.noisy_action(noisy_BHA) + self.time(_waves(time_B))[:, None]
         for layer in self.layers:
             x_BHD = layer(x_BHD, memory_BND)
         return self.norm(x_BHD)
@@ -174,3 +188,10 @@ class DecoderLayer(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
         return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+def _waves(time_B: Tensor) -> Tensor:
+    """Sines and cosines (B, 2 WAVES) of times in [0, 1]."""
+    periods_W = torch.logspace(math.log10(0.004), math.log10(4), WAVES, device=time_B.device)
+    phase_BW = 2 * math.pi * time_B[:, None] / periods_W
+    return torch.cat([phase_BW.sin(), phase_BW.cos()], dim=-1)
