@@ -17,7 +17,7 @@ from vla.core.spec import Axis, Camera, Embodiment
 from vla.data.transforms import Transforms
 from vla.policies import heads
 from vla.policies.load import load_policy, save_policy
-from vla.policies.presets import tiny_policy
+from vla.policies.tiny import tiny_policy
 from vla.policies.vla import VLAPolicy
 
 SMALL = {"width": 32, "layers": 1, "heads": 2, "image_size": 16, "channels": (4, 8)}

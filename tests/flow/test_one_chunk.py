@@ -12,7 +12,7 @@ from agents.objectives.reduce import masked_mean
 from sim.fake import FakeEnv, FakeExpert
 from vla.data.batch import ChunkDataset
 from vla.data.lerobot import LeRobotSource, write_dataset
-from vla.policies.presets import tiny_policy
+from vla.policies.tiny import tiny_policy
 from vla.rollout.collect import Perturbation, collect_plan, record_episode
 from vla.rollout.executor import RecedingHorizon
 

@@ -18,7 +18,7 @@ from scripts.serve import main
 from sim.fake import FAKE
 from vla.data.transforms import Transforms
 from vla.policies.load import save_policy
-from vla.policies.presets import tiny_policy
+from vla.policies.tiny import tiny_policy
 from vla.rollout.remote import RemotePolicy
 
 ROOT = Path(__file__).resolve().parents[2]

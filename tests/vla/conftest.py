@@ -9,7 +9,7 @@ import torch
 from vla.core.spec import Axis, Camera, Embodiment
 from vla.data.batch import Batch
 from vla.data.transforms import Transforms
-from vla.policies.presets import tiny_policy
+from vla.policies.tiny import tiny_policy
 from vla.policies.vla import VLAPolicy
 
 HORIZON = 4

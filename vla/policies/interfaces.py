@@ -34,6 +34,14 @@ class Backbone(Protocol):
         ...
 
 
+class Augments(Protocol):
+    """What training does to observations. augment.py's `Augmentation` is one."""
+
+    def images(self, images_BKHWC: Tensor) -> Tensor: ...
+
+    def state(self, state_BS: Tensor) -> Tensor: ...
+
+
 class Features(Protocol):
     """A backbone that has encoded its observation already."""
 

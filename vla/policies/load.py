@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vla.core.errors import CorruptFileError, MissingAssetError, SpecMismatchError, unknown_name
+from vla.core.errors import CorruptFileError, MissingAssetError, SpecMismatchError
 from vla.core.spec import Embodiment
 from vla.data.transforms import Transforms
-from vla.policies.presets import PRESETS
+from vla.policies.empty import empty_weights
+from vla.policies.presets import preset
 from vla.policies.vla import VLAPolicy
 
 FORMAT = 1
@@ -31,7 +32,9 @@ def save_policy(folder: str | Path, policy: VLAPolicy) -> None:
     """Writes the policy into `folder`, replacing an older one. Frozen MiniLM weights are not written."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()})
+    part = folder / f".{_WEIGHTS}.part"
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}, part)
+    sync(part)
     recipe = {
         "format": FORMAT,
         "preset": policy.preset,
@@ -40,13 +43,13 @@ def save_policy(folder: str | Path, policy: VLAPolicy) -> None:
         "horizon": policy.horizon,
         "embodiment": policy.spec.to_dict(),
         "transforms": policy.transforms.to_dict(),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_sha256": _sha256(part),
         "files_sha256": {name: hashlib.sha256(content).hexdigest() for name, content in policy.files.items()},
     }
-    files = {_WEIGHTS: weights, **policy.files, _JSON: json.dumps(recipe, indent=2).encode()}
+    files = {**policy.files, _JSON: json.dumps(recipe, indent=2).encode()}
     for name, content in files.items():
         write_synced(folder / f".{name}.part", content)
-    for name in files:
+    for name in (_WEIGHTS, *files):
         (folder / f".{name}.part").replace(folder / name)
 
 
@@ -60,20 +63,20 @@ def load_policy(folder: str | Path, device: torch.device | str = "cpu") -> VLAPo
     """
     folder = Path(folder)
     recipe = _read_recipe(folder)
-    weights = _read_checked(folder, _WEIGHTS, recipe["weights_sha256"])
+    _check(folder, _WEIGHTS, recipe["weights_sha256"])
     files = {name: _read_checked(folder, name, wanted) for name, wanted in recipe["files_sha256"].items()}
-    if recipe["preset"] not in PRESETS:
-        raise unknown_name("policy preset", recipe["preset"], PRESETS)
+    build = preset(recipe["preset"])
     try:
-        policy = PRESETS[recipe["preset"]](
-            spec=Embodiment.from_dict(recipe["embodiment"]),
-            transforms=Transforms.from_dict(recipe["transforms"]),
-            cameras=recipe["cameras"],
-            horizon=recipe["horizon"],
-            **({"files": files} if files else {}),
-            **recipe["arguments"],
-        )
-        fill(policy, load(weights), folder / _WEIGHTS)
+        with empty_weights():
+            policy = build(
+                spec=Embodiment.from_dict(recipe["embodiment"]),
+                transforms=Transforms.from_dict(recipe["transforms"]),
+                cameras=recipe["cameras"],
+                horizon=recipe["horizon"],
+                **({"files": files} if files else {}),
+                **recipe["arguments"],
+            )
+        fill(policy, load_file(folder / _WEIGHTS), folder / _WEIGHTS)
     except (TypeError, SpecMismatchError, SafetensorError) as error:
         raise CorruptFileError(f"{folder / _JSON}: {error}") from error
     return policy.to(device).eval()
@@ -81,8 +84,11 @@ def load_policy(folder: str | Path, device: torch.device | str = "cpu") -> VLAPo
 
 def policy_hash(folder: str | Path) -> str:
     """sha256 over the two files: names a policy in results, whatever its folder is called."""
-    folder = Path(folder)
-    return hashlib.sha256(_read(folder, _JSON) + _read(folder, _WEIGHTS)).hexdigest()
+    digest = hashlib.sha256(_read(Path(folder), _JSON))
+    with (Path(folder) / _WEIGHTS).open("rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -100,7 +106,32 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
     if any(problems.values()):
         told = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
         raise CorruptFileError(f"{path}: tensors do not fit the network ({told})")
-    module.load_state_dict(dict(tensors))
+    if any(tensor.is_meta for tensor in wanted.values()):
+        # In the file's number format, and laid out as the network asks (some convolutions have channels last).
+        placed = {n: torch.empty_like(wanted[n], dtype=t.dtype, device=t.device).copy_(t) for n, t in tensors.items()}
+        module.load_state_dict(placed, assign=True)
+    else:
+        module.load_state_dict(dict(tensors))
+
+
+def sync(path: Path) -> None:
+    """Flushes a finished file to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(folder: Path, name: str, sha256: str) -> None:
+    try:
+        if _sha256(folder / name) == sha256:
+            return
+    except FileNotFoundError as error:
+        raise MissingAssetError(f"no policy in '{folder}': {name} is missing") from error
+    raise CorruptFileError(f"{folder / name}: not the file that {_JSON} describes (cut short or replaced)")
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -121,10 +152,8 @@ def _read(folder: Path, name: str) -> bytes:
 def _read_checked(folder: Path, name: str, sha256: str) -> bytes:
     if Path(name).name != name:
         raise CorruptFileError(f"{folder / _JSON}: '{name}' is not the name of a file in this folder")
-    content = _read(folder, name)
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise CorruptFileError(f"{folder / name}: not the file that {_JSON} describes (cut short or replaced)")
-    return content
+    _check(folder, name, sha256)
+    return _read(folder, name)
 
 
 def _read_recipe(folder: Path) -> dict[str, Any]:

@@ -1,89 +1,24 @@
-"""Whole policies by name. A saved policy names one of these; nothing in a file can name other code."""
+"""Whole policies by name. A saved policy names one of these; nothing in a file can name other code.
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+Special: a preset's module is imported when it is asked for. The large ones bring transformers and timm, ten seconds of
+processor time that a small policy need not pay.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
 
 from vla.core.errors import unknown_name
-from vla.core.spec import Embodiment
-from vla.data.transforms import Transforms
-from vla.policies.augment import Augmentation
-from vla.policies.backbones.tiny import TinyBackbone
-from vla.policies.heads.diffusion import DiffusionHead
-from vla.policies.heads.flow import FlowHead
-from vla.policies.heads.l1 import L1Head
-from vla.policies.heads.tokens import TokensHead
 from vla.policies.vla import VLAPolicy
 
-DENOISING_HEADS = {"diffusion": DiffusionHead, "flow": FlowHead}
-HEADS = (*DENOISING_HEADS, "l1", "tokens")
+PRESETS = {name: f"vla.policies.{name}" for name in ("openvla_oft", "smol", "tiny")}
 
 
-def tiny_policy(
-    *,
-    spec: Embodiment,
-    transforms: Transforms,
-    cameras: Sequence[str],
-    horizon: int,
-    width: int = 192,
-    layers: int = 3,
-    heads: int = 6,
-    image_size: int = 96,
-    channels: Sequence[int] = (32, 96),
-    head: str = "l1",
-    gripper_loss: str = "bce",
-    gripper_weight: float = 0.1,
-    shift: float = 0.04,
-    contrast: float = 0.15,
-    brightness: float = 0.1,
-    state_noise: float = 0.05,
-) -> VLAPolicy:
-    """The policy that trains on a laptop: `backbones/tiny.py` with one of `HEADS`.
-
-    Defaults are those of configs/policy/tiny.yaml. Arguments after `horizon` are explained in `TinyBackbone`, `L1Head`
-    (whose alone the gripper's loss and weight are) and `Augmentation`.
+def preset(name: str) -> Callable[..., VLAPolicy]:
+    """The function that builds a policy: `tiny_policy` of vla/policies/tiny.py, and so on.
 
     Raises:
-        UnknownNameError: a head or gripper loss that does not exist.
+        UnknownNameError: a preset that this version does not know.
     """
-    if head not in HEADS:
-        raise unknown_name("head", head, HEADS)
-    fine, coarse = channels
-    backbone = TinyBackbone(
-        cameras=len(cameras),
-        state_dim=spec.state_dim,
-        horizon=horizon,
-        width=width,
-        layers=layers,
-        heads=heads,
-        image_size=image_size,
-        channels=(fine, coarse),
-        noisy_action_dim=spec.action_dim if head in DENOISING_HEADS else None,
-    )
-    gripper = {"gripper_loss": gripper_loss, "gripper_weight": gripper_weight}
-    strengths = {"shift": shift, "contrast": contrast, "brightness": brightness, "state_noise": state_noise}
-    sizes = {"width": width, "layers": layers, "heads": heads, "image_size": image_size, "channels": [fine, coarse]}
-    return VLAPolicy(
-        spec=spec,
-        transforms=transforms,
-        cameras=cameras,
-        horizon=horizon,
-        backbone=backbone,
-        head=_head(head, width=width, horizon=horizon, binary=spec.binary_A.tolist(), gripper=gripper),
-        preset="tiny",
-        arguments={**sizes, "head": head, **gripper, **strengths},
-        augmentation=Augmentation(**strengths),
-    )
-
-
-def _head(
-    name: str, *, width: int, horizon: int, binary: Sequence[bool], gripper: Mapping[str, Any]
-) -> DiffusionHead | FlowHead | L1Head | TokensHead:
-    """One of `HEADS`, over one feature vector per action."""
-    if name in DENOISING_HEADS:
-        return DENOISING_HEADS[name](width=width, horizon=horizon, binary=binary)
-    if name == "tokens":
-        return TokensHead(width=width, binary=binary)
-    return L1Head(width=width, binary=binary, **gripper)
-
-
-PRESETS: Mapping[str, Callable[..., VLAPolicy]] = {"tiny": tiny_policy}
+    if name not in PRESETS:
+        raise unknown_name("policy preset", name, PRESETS)
+    return getattr(import_module(PRESETS[name]), f"{name}_policy")

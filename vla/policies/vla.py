@@ -19,7 +19,7 @@ from vla.core.types import ActionChunk, Float, Observation
 from vla.data.batch import Batch
 from vla.data.transforms import Transforms
 from vla.policies.augment import Augmentation
-from vla.policies.interfaces import Features
+from vla.policies.interfaces import Augments, Features
 from vla.policies.threads import single_thread
 
 
@@ -46,7 +46,7 @@ class VLAPolicy(nn.Module):
         preset: str,
         arguments: Mapping[str, Any],
         files: Mapping[str, bytes] | None = None,
-        augmentation: Augmentation | None = None,
+        augmentation: Augments | None = None,
         compute_batch: int = 1,
     ) -> None:
         """Joins the parts.
@@ -76,7 +76,7 @@ class VLAPolicy(nn.Module):
         self.cameras, self.horizon = tuple(cameras), horizon
         self.backbone, self.head = backbone, head
         self.preset, self.arguments, self.files = preset, dict(arguments), dict(files or {})
-        self.augmentation = augmentation or Augmentation()
+        self.augmentation: Augments = augmentation or Augmentation()
         self.compute_batch = compute_batch
 
     @property

@@ -90,7 +90,7 @@ def test_tensors_that_do_not_fit_are_listed(saved: tuple[Path, VLAPolicy]):
 
 def test_presets_come_from_our_table_only(saved: tuple[Path, VLAPolicy]):
     rewrite(saved[0], preset="os.system")
-    with pytest.raises(UnknownNameError, match=r"policy preset 'os\.system'.*Valid: tiny"):
+    with pytest.raises(UnknownNameError, match=r"policy preset 'os\.system'.*Valid: openvla_oft, smol, tiny"):
         load_policy(saved[0])
 
 

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from sim.fake import FAKE
 from vla.core.spec import Embodiment
 from vla.data.transforms import Transforms
 from vla.policies.load import save_policy
-from vla.policies.presets import tiny_policy
+from vla.policies.tiny import tiny_policy
+from vla.rollout.baselines import RandomPolicy
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -80,6 +83,36 @@ def test_a_run_directory_whatever_workers_and_batch(tmp_path: Path) -> None:
     assert rows[0] == rows[1]
 
 
+def test_a_served_policy_scores_as_it_does_here(
+    serving: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ("episodes=3", "workers=0", "videos=0")
+    monkeypatch.setenv("GRASPLINE_TOKEN", "secret")
+    with serving(RandomPolicy(spec=FAKE), token="secret") as server:
+        url = f"ws://127.0.0.1:{server.port}"
+        assert evaluate(tmp_path / "there", *common, f"policy={url}") is None
+        monkeypatch.setenv("GRASPLINE_TOKEN", "wrong")
+        assert "error: " in (evaluate(tmp_path / "refused", *common, f"policy={url}") or "")
+    assert evaluate(tmp_path / "here", *common, "policy=random") is None
+    there, here = results(tmp_path / "there"), results(tmp_path / "here")
+    assert there["provenance"]["policy"] == {"name": url, "hash": None}
+    assert [(row["success"], row["steps"]) for row in there["rows"]] == [
+        (row["success"], row["steps"]) for row in here["rows"]
+    ]
+    assert "cannot" in (evaluate(tmp_path / "gone", *common, f"policy={url}") or ""), "nobody listens any more"
+
+
+def test_a_clear_answer_comes_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("workers=0", "videos=0", "episodes=60", "stop_when={target: 0.5, alpha: 0.1}")
+    assert evaluate(tmp_path, *common) is None
+    content = results(tmp_path)
+    assert content["stopping"] == {"target": 0.5, "alpha": 0.1, "decision": "above", "planned": 60}
+    assert content["total"]["successes"] == content["total"]["episodes"] < 10 and content["total"]["low"] > 0.5
+    assert content["provenance"]["stop_when"] == {"target": 0.5, "alpha": 0.1}
+    assert "of 60 episodes: success is above 50.0%" in capsys.readouterr().out
+    assert "stop_when.alpha was 0.1, is now 0.05" in (evaluate(tmp_path, *common, "stop_when={target: 0.5}") or "")
+
+
 def test_another_body_is_refused_before_anything_runs(tmp_path: Path) -> None:
     plain = FAKE.to_dict()
     plain["control_hz"] = 10.0
@@ -104,6 +137,10 @@ def test_errors_make_the_exit_status_fail(tmp_path: Path) -> None:
         ("init_states=held", "Did you mean 'heldout'"),
         ("episodes=2", "3 tasks need at least one each"),
         ("epsodes=9", "Did you mean 'episodes'"),
+        ("stop_when=0.9", "expected a table such as"),
+        ("stop_when={target: 0.9, alhpa: 0.1}", "Did you mean 'stop_when.alpha'"),
+        ("stop_when={target: 90}", "stop_when.target is 90"),
+        ("policy=http://robot", "unknown policy"),
         ("env=fak", "Did you mean 'fake'"),
     ],
 )
