@@ -2,12 +2,16 @@
 
 Nothing in it remembers: batches, learning rate and randomness are functions of the step, so a run that is killed
 continues from its last checkpoint exactly as if it had never stopped (same machine, same number of threads).
+
+A step's batch may be computed in parts, one after the other and in several processes: the loss is the mean over valid
+actions of all of them together, so how the batch is cut changes memory and speed but not what is learnt.
 """
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +22,10 @@ from agents.objectives.reduce import masked_mean
 from vla.core.errors import NonFiniteError
 from vla.data.batch import Batch
 from vla.policies.vla import VLAPolicy
-from vla.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from vla.train.distributed import Processes
+from vla.train.checkpoint import frozen_hash, latest_checkpoint, load_checkpoint, save_checkpoint
+from vla.train.distributed import Processes, parts, whole
 from vla.train.metrics import Metrics
-from vla.train.optim import Average
+from vla.train.optim import Average, trained_tensors
 
 
 def fit(
@@ -36,6 +40,7 @@ def fit(
     steps: int,
     seed: int,
     out: Path,
+    accumulate: int = 1,
     max_grad_norm: float = 1.0,
     checkpoint_every: int = 500,
     validation: Sequence[Batch] = (),
@@ -45,7 +50,7 @@ def fit(
     The policy ends with its averaged weights, in evaluation mode.
 
     Args:
-        policy: on `processes.device`; `average` was made from it.
+        policy: on `processes.device` and passed through `processes.shard`; `average` was made from it.
         batches_from: the endless batches from a step on.
         optimizer: AdamW or another; its `lr` default is the highest learning rate.
         schedule: step to factor on the learning rate.
@@ -55,6 +60,7 @@ def fit(
         steps: in all, those before an interruption included.
         seed: of augmentation and noise.
         out: run directory; gets `checkpoints/`, and `nonfinite/` if it comes to that.
+        accumulate: parts in which a process computes its share of a batch, at least one row each.
         max_grad_norm: longer gradients are scaled down to this norm.
         checkpoint_every: steps between checkpoints; there is always one at the end.
         validation: held-out batches, whose loss is measured at each checkpoint.
@@ -62,9 +68,11 @@ def fit(
     Raises:
         NonFiniteError: loss or gradient is NaN or infinite; batch and weights are kept in `out/nonfinite`.
         CorruptFileError: the newest checkpoint is damaged.
+        GrasplineError: it was trained on other frozen weights.
     """
-    newest = latest_checkpoint(out)
-    start = load_checkpoint(newest, module=policy, average=average, optimizer=optimizer) if newest else 0
+    newest, base = latest_checkpoint(out), frozen_hash(policy)
+    state: Any = {"module": policy, "average": average, "optimizer": optimizer, "base": base}
+    start = load_checkpoint(newest, **state) if newest else 0
     network, rate = processes.wrap(policy), optimizer.defaults["lr"]
     policy.train()
     metrics.begin(start)
@@ -73,7 +81,7 @@ def fit(
             torch.manual_seed(_seed_of_step(seed, step, processes.rank))
             batch = processes.share(batch).to(processes.device)
             lr = set_rate(optimizer, rate * schedule(step))
-            loss, grad_norm = gradient(network, batch, processes, max_grad_norm)
+            loss, grad_norm = gradient(network, batch, processes, max_grad_norm, accumulate)
             if not np.isfinite([loss, grad_norm]).all():
                 folder = _keep_evidence(out, policy, batch, step)
                 raise NonFiniteError(
@@ -85,31 +93,36 @@ def fit(
             if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
                 if validation:
                     metrics.log(step + 1, {"val_loss": validation_loss(policy, average, validation, processes)})
-                if processes.is_main:
-                    save_checkpoint(out, step=step + 1, module=policy, average=average, optimizer=optimizer)
+                save_checkpoint(out, step=step + 1, **state, write=processes.is_main)
                 processes.wait()
     metrics.end()
-    policy.load_state_dict(average.tensors)
+    average.give(policy)
     policy.eval()
 
 
-def gradient(network: nn.Module, batch: Batch, processes: Processes, max_grad_norm: float) -> tuple[float, float]:
+def gradient(
+    network: nn.Module, batch: Batch, processes: Processes, max_grad_norm: float, accumulate: int = 1
+) -> tuple[float, float]:
     """Leaves the step's clipped gradient in the weights.
 
-    The loss is the mean over valid actions of the whole step, in all processes together.
+    The loss is the mean over valid actions of the whole step, in all processes and all their parts together.
 
     Returns:
         That loss, and the gradient's norm before clipping.
     """
     network.zero_grad(set_to_none=True)
-    with torch.autocast(processes.device.type, torch.bfloat16, enabled=processes.device.type == "cuda"):
-        loss_BH = network(batch)
     valid = processes.sum(batch.mask_BH.sum())
-    # Wrapped networks average gradients over processes; the mean over actions needs their sum.
-    share = masked_mean(loss_BH.float(), batch.mask_BH, total=valid / processes.count)
-    share.backward()
-    norm = nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)
-    return float(processes.sum(share.detach())) / processes.count, float(norm)
+    loss = torch.zeros((), device=processes.device)
+    for number, part in enumerate(parts(batch, accumulate), start=1):
+        with processes.alone(network) if number < accumulate else nullcontext():
+            with processes.autocast():
+                loss_BH = network(part)
+            # Wrapped networks average gradients over processes; the mean over actions needs their sum.
+            share = masked_mean(loss_BH.float(), part.mask_BH, total=valid / processes.count)
+            share.backward()
+        loss += share.detach()
+    norm = whole(nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm))
+    return float(processes.sum(loss)) / processes.count, float(norm)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
@@ -123,11 +136,13 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
 def validation_loss(policy: VLAPolicy, average: Average, batches: Sequence[Batch], processes: Processes) -> float:
     """Mean loss over all valid actions of `batches`, with averaged weights and without augmentation."""
     policy.eval()
+    average.swap(policy)
     losses: list[Tensor] = []
     for batch in batches:
         batch = batch.to(processes.device)
-        loss_BH = torch.func.functional_call(policy, average.tensors, (batch,))
-        losses.append(loss_BH[batch.mask_BH].float())
+        with processes.autocast():
+            losses.append(policy(batch)[batch.mask_BH].float())
+    average.swap(policy)
     policy.train()
     return float(torch.cat(losses).mean())
 
@@ -143,7 +158,7 @@ def _keep_evidence(out: Path, policy: VLAPolicy, batch: Batch, step: int) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
     save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, folder / "batch.safetensors")
-    weights = {name: value.cpu().contiguous() for name, value in policy.state_dict().items()}
+    weights = {name: whole(value.detach()).cpu().contiguous() for name, value in trained_tensors(policy).items()}
     save_file(weights, folder / "model.safetensors")
     (folder / "step.json").write_text(json.dumps({"step": step, "instructions": list(batch.instructions)}, indent=2))
     return folder

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from vla.train.distributed import mine, sliced_like
+
 
 def adamw(
     module: nn.Module, *, lr: float, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.999)
@@ -26,8 +28,14 @@ def warmup_cosine(step: int, *, steps: int, warmup: int, floor: float = 0.0) -> 
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict without frozen parameters: all that training can change."""
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
+
+
 class Average:
-    """Exponential moving average of a module's weights: smoother than any single step, and better policies.
+    """Exponential moving average of a module's trained weights: smoother than any single step, and better policies.
 
     The decay starts low, min(decay, (1 + t) / (10 + t)), so that short runs do not average in the random start.
     """
@@ -36,7 +44,7 @@ class Average:
         """Starts at the module's present weights; `decay` in [0, 1), 0 for no averaging."""
         self.decay = decay
         self.tensors: dict[str, Tensor] = {
-            name: tensor.detach().clone() for name, tensor in module.state_dict().items()
+            name: tensor.detach().clone() for name, tensor in trained_tensors(module).items()
         }
 
     @torch.no_grad()
@@ -44,9 +52,27 @@ class Average:
         """Moves towards the weights after `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         current = module.state_dict()
-        torch._foreach_lerp_(list(self.tensors.values()), [current[name] for name in self.tensors], 1 - decay)
+        averages = [mine(tensor) for tensor in self.tensors.values()]
+        torch._foreach_lerp_(averages, [mine(current[name]) for name in self.tensors], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, module: nn.Module) -> None:
+        """Exchanges averages and weights; a second time puts both back, bit for bit."""
+        current = module.state_dict()
+        for name, tensor in self.tensors.items():
+            average, weight = mine(tensor), mine(current[name])
+            kept = weight.clone()
+            weight.copy_(average)
+            average.copy_(kept)
+
+    @torch.no_grad()
+    def give(self, module: nn.Module) -> None:
+        """Copies the averages into the module's weights."""
+        current = module.state_dict()
+        for name, tensor in self.tensors.items():
+            mine(current[name]).copy_(mine(tensor))
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes over saved averages, as they are."""
         for name, tensor in self.tensors.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(sliced_like(tensors[name], tensor))

@@ -95,6 +95,21 @@ def test_padding_is_not_learnt_from(tmp_path: Path, run: Callable):
     same(run(tmp_path / "a", steps=2), run(tmp_path / "b", steps=2, edit=repaint))
 
 
+@pytest.mark.parametrize("accumulate", [3, 4])
+def test_a_step_in_parts_is_the_same_step(
+    tmp_path: Path, run: Callable, make_policy: Callable[..., VLAPolicy], accumulate: int
+):
+    """Rows have from one to all of their actions, so the mean of the parts' own means would be another number."""
+    plain = {"shift": 0, "contrast": 0, "brightness": 0, "state_noise": 0}
+    whole, _, _ = run(tmp_path / "whole", steps=3, policy=make_policy(**plain))
+    cut, _, _ = run(tmp_path / "parts", steps=3, policy=make_policy(**plain), accumulate=accumulate)
+    expected, found = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
+    for key in ("loss", "grad_norm"):
+        assert [row[key] for row in found] == pytest.approx([row[key] for row in expected], rel=1e-4), key
+    for (name, weight), twin in zip(whole.named_parameters(), cut.named_parameters(), strict=True):
+        assert (weight - twin[1]).abs().max() < 1e-3, name  # a third of a step, where a gradient is nearly zero
+
+
 def test_gradients_are_clipped(tmp_path: Path, run: Callable):
     policy, _, _ = run(tmp_path, steps=1, max_grad_norm=1e-3)
     norm = torch.cat([parameter.grad.flatten() for parameter in policy.parameters()]).norm()
