@@ -10,7 +10,6 @@ from scripts.convert import main
 from scripts.entry import entry
 from tests.golden.openvla_twin import write_twin
 from vla.policies.load import load_policy
-from vla.policies.openvla_oft import openvla_oft_policy
 from vla.policies.published import load_published
 
 

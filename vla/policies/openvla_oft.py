@@ -146,9 +146,8 @@ def openvla_oft_policy(
         CorruptFileError: the tokenizer's file is damaged.
         GrasplineError: the installed transformers runs the language model causally.
     """
-    if size not in SIZES:
-        raise unknown_name("size", size, SIZES)
-    geometry, width = SIZES[size], SIZES[size].width
+    geometry = _geometry(size)
+    width = geometry.width
     action_head = _action_head(head, geometry, spec, horizon)
     colours = {"dino_mean": dino_mean, "dino_std": dino_std, "siglip_mean": siglip_mean, "siglip_std": siglip_std}
     files = _with_tokenizer(files)
@@ -188,6 +187,12 @@ def openvla_oft_policy(
         files=files,
         augmentation=OpenVLAAugmentation(),
     )
+
+
+def _geometry(size: str) -> Size:
+    if size not in SIZES:
+        raise unknown_name("size", size, SIZES)
+    return SIZES[size]
 
 
 def _with_tokenizer(files: Mapping[str, bytes] | None) -> Mapping[str, bytes]:

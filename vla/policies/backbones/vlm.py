@@ -128,8 +128,17 @@ class VLMBackbone(nn.Module):
         self.num_seen: int = cameras * vision.num_tokens  # pyright: ignore
         self.proprio_projector = TwoLayers(state_dim, width) if proprio else None
         self.noisy_action_projector = TwoLayers(action_dim // slots_per_action, width) if denoises else None
-        if not language.embed_tokens.weight.is_meta:
-            llm.check_bidirectional(language)
+        self.register_load_state_dict_post_hook(lambda module, keys: module.check())
+        self.check()
+
+    def check(self) -> None:
+        """Proves that the language model is bidirectional, as soon as it has weights: when built and when loaded.
+
+        Raises:
+            GrasplineError: it is causal.
+        """
+        if not self.language.embed_tokens.weight.is_meta:
+            llm.check_bidirectional(self.language)
 
     def encode(self, images_BKHWC: Tensor, state_BS: Tensor, instructions: Sequence[str]) -> Context:
         """The context: images seen and projected, words and state embedded.
