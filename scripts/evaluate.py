@@ -3,66 +3,153 @@
 Special: this file only composes; worker processes import it again, so what is heavy is imported where it is needed.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
-from scripts.entry import entry
+from scripts.entry import CONFIG_DIR, entry
 from sim.vector import EnvPool
 from vla.core.errors import GrasplineError, unknown_name
-from vla.core.protocols import Env, Policy
+from vla.core.protocols import Env, Policy, Task
 from vla.rollout.baselines import RandomPolicy, ZeroPolicy
 from vla.rollout.evaluate import Run, evaluate, write_json
 from vla.rollout.executor import Executor, RecedingHorizon, TemporalEnsemble
 from vla.rollout.plan import make_plan, select_tasks
-from vla.rollout.provenance import gl_renderer, software
+from vla.rollout.protocol import Protocol
+from vla.rollout.provenance import gl_renderer, hardware, software
+from vla.rollout.remote import RemotePolicy
 from vla.rollout.runner import EpisodePlan, EpisodeResult, OnResult, run_episodes, run_in_workers
+from vla.rollout.sequential import StopWhen
 from vla.rollout.video import FilmedEnv, choose_rows, film_name
 
 BASELINES = {"random": RandomPolicy, "zero": ZeroPolicy}
+UNNAMED = {"episodes": 60, "init_states": "heldout", "execute": 8, "seed": 0}  # what null means without a protocol
 
 
 def main(config: DictConfig) -> None:
-    make_env: Callable[[], Env] = instantiate(config.env, _partial_=True, _convert_="all")
+    protocol = _protocol(config)
+    make_env: Callable[[], Env] = instantiate(_env(config, protocol), _partial_=True, _convert_="all")
     env = make_env()
     tasks = select_tasks(env.tasks, config.tasks if isinstance(config.tasks, str) else list(config.tasks))
-    plan = make_plan(tasks, config.episodes, config.init_states, config.seed)
+    plan = _plan(config, protocol, tasks)
+    stop = _stop_when(config)
     policy, policy_identity = _policy(config.policy, env)
-    executor = _executor(config, policy)
-    horizon = 1 if policy is None else policy.horizon
+    executor = _executor(config, protocol, policy)
     identity = {
         "policy": policy_identity,
-        "env": OmegaConf.to_container(config.env),
+        "env": OmegaConf.to_container(_env(config, protocol)),
         "protocol": {
             "tasks": {task.name: {"max_steps": task.horizon} for task in tasks},
-            "episodes": config.episodes,
-            "init_states": config.init_states,
-            "seed": config.seed,
-            "horizon": horizon,
+            "episodes": len(plan),
+            "init_states": _setting(config, protocol, "init_states"),
+            "seed": _setting(config, protocol, "seed"),
+            "horizon": 1 if policy is None else policy.horizon,
             "execute": executor.execute if isinstance(executor, RecedingHorizon) else 1,
             "ensemble": config.ensemble,
+            **_named(config, protocol, executor, plan, all_tasks=len(tasks) == len(env.tasks)),
         },
         "software": software(),
+        "hardware": hardware(),
+        **({} if stop is None else {"stop_when": {"target": stop.target, "alpha": stop.alpha}}),
     }
     env.close()
     out = Path(config.out)
-    slots = min(config.batch, config.episodes)
+    slots = min(config.batch, len(plan))
     with EnvPool(make_env, num_slots=slots, num_workers=config.workers) as pool, _Bar(len(plan)) as bar:
         identity["gl_renderer"] = _gl_renderer(pool, tasks[0].name)
-        results = evaluate(_player(pool, policy, executor), plan, out, identity, bar.add)
+        results = evaluate(_player(pool, policy, executor), plan, out, identity, bar.add, stop)
     _film(config, make_env, policy, executor, results, out)
+    if isinstance(policy, RemotePolicy):
+        policy.close()
     _print(results, out)
     if results["errors"]:
         first = next(row["error"] for row in results["rows"] if row["error"])
         raise GrasplineError(
-            f"{results['errors']} of {len(plan)} episodes ended in an error and count as failures, first: {first}. "
-            "The same command tries those again"
+            f"{results['errors']} of {len(results['rows'])} episodes ended in an error and count as failures, first: "
+            f"{first}. The same command tries those again"
         )
+
+
+def _protocol(config: DictConfig) -> Protocol | None:
+    """The protocol as asked for: the published one, then what the command line says on top."""
+    if "protocol" not in config:
+        return None
+    asked = {key: config[key] for key in ("init_states", "execute", "seed") if config[key] is not None}
+    return replace(instantiate(config.protocol, _partial_=True, _convert_="all")(), **asked)
+
+
+def _setting(config: DictConfig, protocol: Protocol | None, key: str) -> Any:
+    """A key that may be null: the command line's value, or the protocol's, or the plain default."""
+    if config[key] is not None:
+        return config[key]
+    return UNNAMED[key] if protocol is None else getattr(protocol, key)
+
+
+def _env(config: DictConfig, protocol: Protocol | None) -> DictConfig:
+    """The env's config with what the protocol sets. Refuses a change of the same key, since one of the two is lost."""
+    if protocol is None:
+        return config.env
+    if config.env._target_ != "sim.libero.LiberoEnv":
+        raise GrasplineError(f"protocol={protocol.name} is one of LIBERO: env must be a suite such as libero_spatial")
+    suite = config.env.suite
+    settings = protocol.env(suite)
+    untouched = dict(OmegaConf.load(CONFIG_DIR / "env" / f"{suite}.yaml"))
+    for key in settings:
+        if config.env.get(key) != untouched.get(key):
+            name = f"horizons.{suite}" if key == "horizon" else key
+            raise GrasplineError(f"env.{key} is the protocol's to set: write protocol.{name}={config.env[key]} instead")
+    env = config.env.copy()
+    with open_dict(env):
+        env.update(settings)
+    return env
+
+
+def _plan(config: DictConfig, protocol: Protocol | None, tasks: Sequence[Task]) -> list[EpisodePlan]:
+    if protocol is not None:
+        return protocol.plan(tasks, config.episodes)
+    episodes, init_states, seed = (_setting(config, protocol, key) for key in ("episodes", "init_states", "seed"))
+    return make_plan(tasks, episodes, init_states, seed)
+
+
+def _named(
+    config: DictConfig, protocol: Protocol | None, executor: Executor, plan: Sequence[EpisodePlan], *, all_tasks: bool
+) -> dict[str, Any]:
+    """The protocol's name, with what is not as published, and its constants as they were used."""
+    if protocol is None:
+        return {}
+    files = {path.stem: path for path in (CONFIG_DIR / "protocol").glob("*.yaml")}
+    if protocol.name not in files:
+        raise unknown_name("protocol.name", protocol.name, files)
+    published = instantiate(OmegaConf.load(files[protocol.name]), _convert_="all")
+    if isinstance(executor, RecedingHorizon) and protocol.execute is not None:
+        protocol = replace(protocol, execute=executor.execute)  # a policy's chunks may be shorter
+    tasks = len({row.task for row in plan})
+    others = {
+        "tasks": not all_tasks,
+        "episodes": len(plan) != protocol.trials * tasks,
+        "ensemble": config.ensemble is not None,
+        "stop_when": config.stop_when is not None,
+    }
+    return protocol.describe(published, also_changed=[name for name, changed in others.items() if changed])
+
+
+def _stop_when(config: DictConfig) -> StopWhen | None:
+    if config.stop_when is None:
+        return None
+    valid = ("target", "alpha")
+    if not OmegaConf.is_dict(config.stop_when) or "target" not in config.stop_when:
+        raise GrasplineError(f"stop_when={config.stop_when}: expected a table such as {{target: 0.9, alpha: 0.05}}")
+    for key in config.stop_when:
+        if key not in valid:
+            raise unknown_name("config key", f"stop_when.{key}", [f"stop_when.{each}" for each in valid])
+    return StopWhen(**config.stop_when)
 
 
 def _policy(name: str, env: Env) -> tuple[Policy | None, dict[str, str | None]]:
@@ -71,16 +158,23 @@ def _policy(name: str, env: Env) -> tuple[Policy | None, dict[str, str | None]]:
         return None, {"name": name, "hash": None}
     if name in BASELINES:
         return BASELINES[name](spec=env.spec), {"name": name, "hash": None}
-    if not Path(name).is_dir():
-        raise unknown_name("policy", name, ["expert", *BASELINES, "<an existing run directory>"])
+    if name.startswith(("ws://", "wss://")):
+        token = os.environ.get("GRASPLINE_TOKEN")
+        return RemotePolicy(name, spec=env.spec, token=token), {"name": name, "hash": None}
+    if Path(name).is_dir():
+        return _local_policy(Path(name), env)
+    raise unknown_name("policy", name, ["expert", *BASELINES, "ws://<host>:<port>", "<an existing run directory>"])
+
+
+def _local_policy(folder: Path, env: Env) -> tuple[Policy, dict[str, str | None]]:
     import torch
 
     from vla.policies.load import load_policy, policy_hash
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = load_policy(Path(name), device)
+    policy = load_policy(folder, device)
     policy.spec.check_same(env.spec, here="the policy", there="the env")
-    return policy, {"name": name, "hash": policy_hash(Path(name)), "device": device}
+    return policy, {"name": str(folder), "hash": policy_hash(folder), "device": device}
 
 
 def _expert(env: Env) -> Policy:
@@ -89,10 +183,11 @@ def _expert(env: Env) -> Policy:
     return expert_for(env.inner if isinstance(env, FilmedEnv) else env)
 
 
-def _executor(config: DictConfig, policy: Policy | None) -> Executor:
+def _executor(config: DictConfig, protocol: Protocol | None, policy: Policy | None) -> Executor:
     if config.ensemble is not None:
         return TemporalEnsemble(config.ensemble)
-    return RecedingHorizon(min(config.execute, 1 if policy is None else policy.horizon))
+    horizon = 1 if policy is None else policy.horizon
+    return RecedingHorizon(min(_setting(config, protocol, "execute") or horizon, horizon))
 
 
 def _player(pool: EnvPool, policy: Policy | None, executor: Executor) -> Run:
@@ -171,7 +266,18 @@ def _print(results: Mapping[str, Any], out: Path) -> None:
             f"{name:40s} {score['successes']:4d} of {score['episodes']:4d}  {score['success']:6.1%}  "
             f"[{score['low']:.1%}, {score['high']:.1%}]"
         )
+    if stopping := results.get("stopping"):
+        print(_verdict(stopping, len(results["rows"])))
     print(f"wrote {out / 'results.json'}")
+
+
+def _verdict(stopping: Mapping[str, Any], played: int) -> str:
+    if stopping["decision"] is None:
+        return f"all {played} episodes do not decide whether success is above or below {stopping['target']:.1%}"
+    return (
+        f"stopped after {played} of {stopping['planned']} episodes: success is {stopping['decision']} "
+        f"{stopping['target']:.1%} (wrong with a probability of at most {stopping['alpha']:.1%})"
+    )
 
 
 if __name__ == "__main__":

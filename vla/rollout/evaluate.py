@@ -14,18 +14,25 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from vla.core.errors import CorruptFileError, GrasplineError
+from vla.core.errors import CorruptFileError, GrasplineError, MissingAssetError
 from vla.rollout.runner import EpisodePlan, EpisodeResult, OnResult
+from vla.rollout.sequential import StopWhen
 
 type Run = Callable[[Sequence[EpisodePlan], OnResult], None]
 type Identity = Mapping[str, Any]
 
 _Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal
 _RESULT_FIELDS = {field.name for field in fields(EpisodeResult)}
+_KEYS = {"total", "per_task", "rows", "provenance", "timing", "errors"}
 
 
 def evaluate(
-    run: Run, plan: Sequence[EpisodePlan], out: Path, identity: Identity, on_result: OnResult = lambda result: None
+    run: Run,
+    plan: Sequence[EpisodePlan],
+    out: Path,
+    identity: Identity,
+    on_result: OnResult = lambda result: None,
+    stop: StopWhen | None = None,
 ) -> dict[str, Any]:
     """Plays what is missing of the plan and writes `out/results.json`.
 
@@ -38,6 +45,8 @@ def evaluate(
         out: the folder; made when missing.
         identity: what the result depends on besides the plan (policy, env, protocol, versions); goes into `provenance`.
         on_result: also called with each row, for a progress bar; first with those found on disk.
+        stop: ends the evaluation early; the rows that count are then those up to the decision, however many more were
+            in flight, and the intervals are `anytime_interval`s.
 
     Raises:
         GrasplineError: `out` holds an evaluation of something else.
@@ -50,31 +59,47 @@ def evaluate(
     done = {row: result for row, result in _read_rows(out / "rows.jsonl", plan).items() if result.error is None}
     for result in done.values():
         on_result(result)
-    missing = [row for row in plan if row not in done]
+    counted, fresh = set[EpisodePlan](), 0
     began = time.perf_counter()
-    if missing:
-        with (out / "rows.jsonl").open("ab") as file:
+    with (out / "rows.jsonl").open("ab") as file:
 
-            def keep(result: EpisodeResult) -> None:
-                file.write(json.dumps(asdict(result)).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-                done[_row_of(result)] = result
-                on_result(result)
+        def keep(result: EpisodeResult) -> None:
+            file.write(json.dumps(asdict(result)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            done[_row_of(result)] = result
+            on_result(result)
 
-            run(missing, keep)
-    session = {"elapsed_s": time.perf_counter() - began, "rows": len(missing)}
-    results = summarise([done[row] for row in plan], identity, session)
-    if missing or not (out / "results.json").exists():
+        order: list[EpisodePlan] = []
+        for block in [list(plan)] if stop is None else stop.blocks(plan):
+            if missing := [row for row in block if row not in done]:
+                run(missing, keep)
+            order += block
+            fresh += len(missing)
+            first = None if stop is None else stop.decided_after(done[row].success for row in order)
+            counted = set(order[:first])
+            if first is not None:
+                break
+    session = {"elapsed_s": time.perf_counter() - began, "rows": fresh}
+    results = summarise([done[row] for row in plan if row in counted], identity, session, stop, planned=len(plan))
+    if fresh or not (out / "results.json").exists():
         write_json(out / "results.json", results)
     return results
 
 
-def summarise(rows: Sequence[EpisodeResult], identity: Identity, session: Mapping[str, float]) -> dict[str, Any]:
+def summarise(
+    rows: Sequence[EpisodeResult],
+    identity: Identity,
+    session: Mapping[str, float],
+    stop: StopWhen | None = None,
+    planned: int = 0,
+) -> dict[str, Any]:
     """The content of results.json: rows, successes per task and in all with 95 % intervals, provenance, timing.
 
     `timing` sums over the rows, in slot-seconds; `session` is the last call's own wall-clock time and number of rows.
+    With `stop`, `stopping` says what was decided, of how many planned rows.
     """
+    interval = wilson if stop is None else stop.interval
     by_task: dict[str, list[EpisodeResult]] = {}
     for row in rows:
         by_task.setdefault(row.task, []).append(row)
@@ -82,9 +107,12 @@ def summarise(rows: Sequence[EpisodeResult], identity: Identity, session: Mappin
     timing: dict[str, float] = {part: sum(getattr(row, part) for row in rows) for part in parts}
     timing["waiting_s"] = max(0.0, timing["wall_s"] - timing["physics_s"] - timing["render_s"] - timing["policy_s"])
     timing["steps"] = sum(row.steps for row in rows)
+    total = _score(rows, interval)
+    stopping = {} if stop is None else {"stopping": stop.verdict(total["successes"], len(rows), planned)}
     return {
-        "total": _score(rows),
-        "per_task": {task: _score(some) for task, some in by_task.items()},
+        "total": total,
+        **stopping,
+        "per_task": {task: _score(some, interval) for task, some in by_task.items()},
         "errors": sum(row.error is not None for row in rows),
         "rows": [asdict(row) for row in rows],
         "provenance": dict(identity),
@@ -104,6 +132,25 @@ def wilson(successes: int, episodes: int) -> tuple[float, float]:
     return low, high
 
 
+def read_results(path: Path) -> dict[str, Any]:
+    """A results.json, or that of a folder.
+
+    Raises:
+        MissingAssetError: there is none.
+        CorruptFileError: it is not what it claims to be.
+    """
+    path = path / "results.json" if path.is_dir() else path
+    if not path.exists():
+        raise MissingAssetError(f"no results at {path}; run `python -m scripts.evaluate out={path.parent} ...` first")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise CorruptFileError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict) or not content.keys() >= _KEYS:
+        raise CorruptFileError(f"{path}: not the results of an evaluation, expected the fields {sorted(_KEYS)}")
+    return content
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes all of a file or nothing: a reader never meets half a result."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -114,9 +161,9 @@ def write_json(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
-def _score(rows: Sequence[EpisodeResult]) -> dict[str, float]:
+def _score(rows: Sequence[EpisodeResult], interval: Callable[[int, int], tuple[float, float]]) -> dict[str, Any]:
     successes, episodes = sum(row.success for row in rows), len(rows)
-    low, high = wilson(successes, episodes)
+    low, high = interval(successes, episodes)
     return {
         "successes": successes,
         "episodes": episodes,

@@ -29,6 +29,15 @@ def software() -> dict[str, str | bool | None]:
     }
 
 
+def hardware() -> dict[str, str | list[str] | None]:
+    """Model of the processor (None: not told) and of each NVIDIA GPU: kernels differ in their last bits."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    models = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    gpus = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    return {"cpu": models[0] if models else platform.processor() or None, "gpus": gpus.splitlines() if gpus else []}
+
+
 def gl_renderer(env: Env, task: str) -> str | None:
     """The name of the OpenGL renderer that draws `env`; None where it draws without OpenGL.
 
@@ -53,9 +62,13 @@ def _version(package: str) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     """Output of a git command in this repository; None without git, a repository or a commit."""
-    folder = Path(__file__).resolve().parent
+    return _output("git", "-C", str(Path(__file__).resolve().parent), *arguments)
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints; None where it is not installed or fails."""
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

@@ -13,12 +13,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vla.core.errors import CorruptFileError, MissingAssetError
+from vla.core.errors import MissingAssetError
 from vla.rollout.charts import curves, interval_row, outcome_strip, percent, stacked_bar
+from vla.rollout.evaluate import read_results
 from vla.rollout.report_style import CSS, SCRIPT
 from vla.rollout.video import film_name
-
-_KEYS = {"total", "per_task", "rows", "provenance", "timing", "errors"}
 
 
 def write_report(
@@ -40,7 +39,7 @@ def write_report(
     if not results:
         raise MissingAssetError("results: none given; name the folder of an evaluation")
     paths = [path / "results.json" if path.is_dir() else path for path in results]
-    contents = [_read(path) for path in paths]
+    contents = [read_results(path) for path in paths]
     main = contents[0]
     sections = [
         _headline(main),
@@ -65,18 +64,6 @@ def write_report(
     partial.replace(out)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise MissingAssetError(f"no results at {path}; run `python -m scripts.evaluate out={path.parent} ...` first")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise CorruptFileError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict) or not content.keys() >= _KEYS:
-        raise CorruptFileError(f"{path}: not the results of an evaluation, expected the fields {sorted(_KEYS)}")
-    return content
-
-
 def _section(heading: str, body: str, kind: str = "") -> str:
     return f'<section class="{kind}"><h2>{escape(heading)}</h2>{body}</section>' if body else ""
 
@@ -86,12 +73,15 @@ def _headline(main: Mapping[str, Any]) -> str:
     states = {"heldout": "initial states that training never saw", "train": "training's own initial states"}
     where = states.get(protocol.get("init_states", ""), "all initial states")
     number = percent(total["success"]).removesuffix(" %")
+    stopping = main.get("stopping")
+    level = f"{1 - (stopping['alpha'] if stopping else 0.05):.0%}".replace("%", " %")
+    kind = "anytime-valid: it was stopped early" if stopping else "Wilson"
     return (
         f'<section class="headline"><div class="number">{number}<span>%</span></div><div>'
         f"<p><b>{total['successes']} of {total['episodes']} episodes succeeded</b>, "
         f"on {len(main['per_task'])} {'task' if len(main['per_task']) == 1 else 'tasks'}, from {where}.</p>"
-        f'<p class="soft small">With 95 % confidence the true rate lies between {percent(total["low"])} and '
-        f"{percent(total['high'])} (Wilson).</p></div></section>"
+        f'<p class="soft small">With {level} confidence the true rate lies between {percent(total["low"])} and '
+        f"{percent(total['high'])} ({kind}).</p></div></section>"
     )
 
 

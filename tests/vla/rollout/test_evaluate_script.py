@@ -58,6 +58,7 @@ def test_the_expert_scores_and_films(tmp_path: Path) -> None:
         "tasks": 0, "episodes": 6, "init_states": "heldout", "seed": 0, "horizon": 1, "execute": 1, "ensemble": None
     }  # fmt: skip
     assert content["provenance"]["software"]["numpy"] == np.__version__
+    assert content["provenance"]["hardware"]["cpu"] and isinstance(content["provenance"]["hardware"]["gpus"], list)
     assert len(list((out / "videos").glob("*-success.mp4"))) == 3
     assert json.loads((out / "replays.json").read_text()) == {"rows": 3, "differing": []}
     assert "6 of    6" in done.stdout
@@ -89,7 +90,7 @@ def test_a_served_policy_scores_as_it_does_here(
     common = ("episodes=3", "workers=0", "videos=0")
     monkeypatch.setenv("GRASPLINE_TOKEN", "secret")
     with serving(RandomPolicy(spec=FAKE), token="secret") as server:
-        url = f"ws://127.0.0.1:{server.port}"
+        url = server.url
         assert evaluate(tmp_path / "there", *common, f"policy={url}") is None
         monkeypatch.setenv("GRASPLINE_TOKEN", "wrong")
         assert "error: " in (evaluate(tmp_path / "refused", *common, f"policy={url}") or "")
@@ -103,8 +104,8 @@ def test_a_served_policy_scores_as_it_does_here(
 
 
 def test_a_clear_answer_comes_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ("workers=0", "videos=0", "episodes=60", "stop_when={target: 0.5, alpha: 0.1}")
-    assert evaluate(tmp_path, *common) is None
+    common = ("workers=0", "videos=0", "episodes=60")
+    assert evaluate(tmp_path, *common, "stop_when={target: 0.5, alpha: 0.1}") is None
     content = results(tmp_path)
     assert content["stopping"] == {"target": 0.5, "alpha": 0.1, "decision": "above", "planned": 60}
     assert content["total"]["successes"] == content["total"]["episodes"] < 10 and content["total"]["low"] > 0.5
