@@ -1,4 +1,4 @@
-"""LeRobotDataset v3 in and out: the only door to lerobot.
+"""LeRobotDataset v3 in and out: the door to its datasets.
 
 Writing goes through lerobot itself, into a folder beside the destination that takes its place when it is complete, so
 a kill never leaves half a dataset. Reading goes straight to parquet and mp4, because lerobot's reader is slow and

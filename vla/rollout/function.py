@@ -1,9 +1,11 @@
 """A Python function as a Policy: `policy=my_module:my_policy` evaluates it like any other.
 
-Special: what is imported is named by the user on the command line, and never by a file.
+Special: what is imported is named by the user on the command line, and never by a file. The function is not shown the
+simulator's truth.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -50,7 +52,7 @@ class FunctionPolicy:
         ]
 
     def _actions(self, observation: Observation, seed: int) -> Float:
-        actions_HA = np.asarray(self._act(observation, seed), np.float32)
+        actions_HA = np.asarray(self._act(replace(observation, privileged={}), seed), np.float32)
         least = getattr(self, "horizon", 1)
         if actions_HA.ndim != 2 or len(actions_HA) < least or actions_HA.shape[1] != self.spec.action_dim:
             raise SpecMismatchError(
@@ -74,7 +76,7 @@ def function_named(name: str) -> Act:
         module = import_module(module_name)
     except ImportError as error:
         raise GrasplineError(f"policy '{name}': {error}, expected <module>:<function> on Python's path") from error
-    found = getattr(module, function, None)
+    found: Act | None = getattr(module, function, None)
     if not callable(found):
         valid = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
         raise unknown_name(f"function in module {module_name}", function, valid)
