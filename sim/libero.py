@@ -165,9 +165,9 @@ class LiberoEnv:
 
         privileged: `<object>_pos` (3,) [m] and `<object>_quat` (4,) w,x,y,z of each object and fixture by its LIBERO
         name; `grasp_<object>` () bool, both fingers touch it; `base_pos` (3,) [m] of the robot; `eef_pos` (3,),
-        `eef_quat` (4,) w,x,y,z, `gripper_qpos` (2,) [m], `success` () bool, `goal` (n,) bool: which predicates of the task's goal hold, in the
-        order of its bddl file. `<joint>` () [m] or [rad] of each drawer, door and knob, `<region>_pos` (3,) [m] of each
-        region that a predicate may name.
+        `eef_quat` (4,) w,x,y,z, `gripper_qpos` (2,) [m], `success` () bool, `goal` (n,) bool: which predicates of the
+        task's goal hold, in the order of its bddl file. `<joint>` () [m] or [rad] of each drawer, door and knob;
+        `<region>_pos` (3,) [m] of each region that a predicate may name.
         """
         scene = self._started()
         names = self._spec.camera_names if cameras is None else cameras

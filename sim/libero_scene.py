@@ -229,7 +229,7 @@ class Scene:
         self.data.ctrl[self._hand] = self._hand_middle + self._hand_reach * opening
 
     def _measure(self) -> None:
-        """What `Controller.update` reads, without the `mj_forward` before it. BLAS rounds by memory order: it is kept."""
+        """Robosuite's `Controller.update` without its `mj_forward`. BLAS rounds by memory order, so that is kept."""
         controller, model, data = self._robot.controller, self.model, self.data
         dofs, site = self._dofs, self._robot.eef_site_id
         jacobian, inertia = np.zeros((2, 3, model.nv)), np.empty((model.nv, model.nv))

@@ -1,8 +1,7 @@
-"""A scripted expert for libero_object, "pick up the X and place it in the basket": a function of the state alone.
+"""A scripted expert for LIBERO's tasks, driven by the predicates of their goals: a function of the state alone.
 
-No counters, no hidden phase, no waiting: whatever noise or a kick does to the arm or the object, the next action is
-right for the state that is there. Approach and descent are one funnel (the height asked for rises with the distance to
-the grasp), lifting and carrying another one. Objects may lie anywhere on the floor, turned or tipped over.
+No counters, no hidden phase, no waiting: whatever noise or a kick does to the arm or an object, the next action is
+right for the state that is there. A task of several stages is its first predicate that does not hold yet.
 """
 
 import re
@@ -11,224 +10,133 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.experts.libero_fixtures import at_handle, let_go, opened, pull_drawer, push_door, push_drawer, turn_knob
+from sim.experts.libero_hand import OPEN, WIDE, Truth, gap, tilt_of_hand, toward, yaw_of_hand
+from sim.experts.libero_obstacles import kind_of
+from sim.experts.libero_places import in_the_way, put, put_aside
 from sim.libero import LiberoEnv
+from sim.libero_setup import bddl_file
 from vla.core.errors import GrasplineError, unknown_name
-from vla.core.se3 import axis_angle_of_quat, quat_conjugate, quat_from_yaw, quat_mul, rotate, wrap_angle, yaw_of_quat
+from vla.core.protocols import Task
 from vla.core.spec import Embodiment
 from vla.core.types import ActionChunk, Float, Observation
 
-type Truth = Mapping[str, np.ndarray]
-
-GAIN = 3.0 / 0.05  # action per metre of error; a full action moves the controller's goal by 0.05 m
-TURN_GAIN = 1.5 / 0.5  # action per radian of error
-MAX_TURN = 0.4  # of a full action, so that turning never outruns moving
-OPEN, CLOSE = -1.0, 1.0
-WIDE = 0.070  # [m] between the fingers: open enough to go around anything in the table below
-REACH = 0.028  # [m] from the middle of the finger pads up to the hand, a little less than there is
-HAND = np.array([0.032, 0.103])  # [m] half extents of the hand seen from above, across and along the fingers' motion
-SPARE = 0.012  # [m] wanted between the hand and things as tall as to be in its way
-FLOOR_GAP = 0.010  # [m] lowest height of the pads' middle
-CRUISE = 0.17  # [m] height of the pads on the way to an object: over the tops of the others
-HOVER = 0.06  # [m] at least so far above the grasp while not yet over it
-RIM = 0.14  # [m] height of the basket's walls
-CLEARANCE = 0.03  # [m] between the rim and what is carried over it
-OVER = 0.025  # [m] from the basket's centre: let go
-INSIDE = 0.05  # [m] from the basket's centre, along each axis: it will fall or lie in the basket
-HAND_DOWN = np.array([0.0, 1.0, 0.0, 0.0])  # w, x, y, z: the hand points down, its fingers close along the world's y
-_INSTRUCTION = re.compile(r"pick up the (.+) and place it in the basket")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """An object as it stands or lies in LIBERO's initial states.
-
-    quat    (w, x, y, z)                its orientation there
-    size    (x, y, z) [m]               half extents of its collision geometry there, in world axes
-    grasp   [m]                         where to take it, above its origin
-    neck    (x, y) [m]                  half extents there, when it is thinner there
-    """
-
-    quat: tuple[float, float, float, float]
-    size: tuple[float, float, float]
-    grasp: float = 0.0
-    neck: tuple[float, float] | None = None
-
-
-_H = float(np.sqrt(0.5))
-_FLAT, _CAN, _BOTTLE, _SAUCE = (0.0, 0.0, 0.0, 1.0), (0.0, 0.0, _H, _H), (0.5, 0.5, 0.5, 0.5), (_H, 0.0, 0.0, _H)
-# Half extents from the collision boxes of LIBERO's assets. Tall things are taken near the top: the palm is in the way.
-SHAPES = {
-    "alphabet_soup": Shape(quat=_CAN, size=(0.031, 0.031, 0.038), grasp=0.006),
-    "cream_cheese": Shape(quat=_FLAT, size=(0.041, 0.021, 0.009)),
-    "salad_dressing": Shape(quat=_BOTTLE, size=(0.018, 0.026, 0.073), grasp=0.050, neck=(0.016, 0.016)),
-    "bbq_sauce": Shape(quat=_SAUCE, size=(0.015, 0.023, 0.055), grasp=0.022, neck=(0.015, 0.018)),
-    "ketchup": Shape(quat=_BOTTLE, size=(0.018, 0.028, 0.073), grasp=0.050, neck=(0.018, 0.017)),
-    "tomato_sauce": Shape(quat=_CAN, size=(0.031, 0.031, 0.038), grasp=0.006),
-    "butter": Shape(quat=_FLAT, size=(0.038, 0.020, 0.009)),
-    "milk": Shape(quat=_BOTTLE, size=(0.026, 0.026, 0.070), grasp=0.028),
-    "chocolate_pudding": Shape(quat=_FLAT, size=(0.040, 0.023, 0.014)),
-    "orange_juice": Shape(quat=_BOTTLE, size=(0.026, 0.026, 0.070), grasp=0.028),
+SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+# Where things stand [m], by the problem that a bddl file names.
+GROUND = {
+    "libero_floor_manipulation": 0.0,
+    "libero_living_room_tabletop_manipulation": 0.437,
+    "libero_study_tabletop_manipulation": 0.884,
+    "libero_kitchen_tabletop_manipulation": 0.900,
+    "libero_tabletop_manipulation": 0.900,
 }
+UPRIGHT = 0.30  # [m] above the ground, where a hand that leaves a handle has room to turn down
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pose:
-    """A way to take an object: the hand's place (2,) [m] and yaw [rad], and what speaks against it."""
+class Goal:
+    """What a task asks for: its predicates in the order of its bddl file, and the height of the ground [m]."""
 
-    xy: np.ndarray
-    yaw: float
-    worse: float
+    predicates: tuple[tuple[str, ...], ...]
+    ground: float
 
 
-class LiberoObjectExpert:
+def goal_of(text: str) -> Goal:
+    """The goal that the text of a bddl file states."""
+    predicates = re.findall(r"\(([A-Za-z]+)((?: +\w+)+)\)", text[text.index("(:goal") :])
+    problem = re.findall(r"\(problem (\w+)\)", text)[0].lower()
+    return Goal(
+        predicates=tuple((verb.lower(), *names.split()) for verb, names in predicates),
+        ground=GROUND[problem],
+    )
+
+
+def goals_of(suite: str, tasks: Mapping[str, Task]) -> dict[str, Goal]:
+    """The goals of a suite's tasks, by instruction."""
+    return {task.instruction: goal_of(bddl_file(suite, name).read_text()) for name, task in tasks.items()}
+
+
+class LiberoExpert:
     """Implements `vla.core.protocols.Policy` on privileged state; looks at no camera."""
 
     cameras: tuple[str, ...] = ()
     horizon = 1
 
-    def __init__(self, spec: Embodiment) -> None:
+    def __init__(self, spec: Embodiment, goals: Mapping[str, Goal]) -> None:
         self.spec = spec
+        self._goals = goals
 
     def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[ActionChunk]:
         """One action for each observation; `seeds` change nothing.
 
         Raises:
-            UnknownNameError: an instruction that is not one of libero_object.
+            UnknownNameError: an instruction that is none of the suite's.
         """
-        return [ActionChunk(actions_HA=_action(o)[None], start_s=o.time_s, dt_s=self.spec.dt_s) for o in observations]
+        return [
+            ActionChunk(actions_HA=self._action(o)[None], start_s=o.time_s, dt_s=self.spec.dt_s) for o in observations
+        ]
+
+    def _action(self, observation: Observation) -> Float:
+        if observation.instruction not in self._goals:
+            raise unknown_name("instruction", observation.instruction, self._goals)
+        goal = self._goals[observation.instruction]
+        truth = {
+            name: value - [0.0, 0.0, goal.ground] if name.endswith("_pos") else value
+            for name, value in observation.privileged.items()
+        }
+        # What is shut comes last, so that something can be put in before.
+        stages = sorted(zip(goal.predicates, truth["goal"], strict=True), key=lambda stage: stage[0][0] == "close")
+        for predicate, reached in stages:
+            if not reached:
+                return _pursue(truth, predicate, goal.predicates)
+            if predicate[0] in ("on", "in") and _in_hand(truth, predicate[1]):
+                if predicate[2].endswith("heating_region") and truth[f"grasp_{predicate[1]}"]:
+                    return put(truth, predicate[1], predicate[2], goal.predicates)  # farther in than is asked
+                return toward(truth, truth["eef_pos"], OPEN, yaw_of_hand(truth["eef_quat"]))
+        rise = 0.06 if gap(truth) > WIDE else 0.0
+        return toward(truth, truth["eef_pos"] + [0.0, 0.0, rise], OPEN, yaw_of_hand(truth["eef_quat"]))
 
 
-def _action(observation: Observation) -> Float:
-    target = _target(observation.instruction)
-    truth = observation.privileged
-    eef, thing, basket = truth["eef_pos"], truth[f"{target}_1_pos"], truth["basket_1_pos"]
-    held = bool(truth[f"grasp_{target}_1"])
-    if truth["success"] or _inside(thing, basket):
-        # Let go; rise only when the fingers are off, so that nothing is pulled out again.
-        rise = 0.0 if held else 0.06
-        return _toward(truth, np.array([basket[0], basket[1], eef[2] + rise]), OPEN)
-    if held:
-        return _carry(truth, SHAPES[target], thing, basket)
-    return _grasp(truth, target)
+def _in_hand(truth: Truth, thing: str) -> bool:
+    """Held, or let go with the fingers still too near to rise without taking it along."""
+    away = np.linalg.norm(truth["eef_pos"][:2] - truth[f"{thing}_pos"][:2])
+    return bool(truth[f"grasp_{thing}"] or (gap(truth) < 0.05 and away < 0.08))
 
 
-def _target(instruction: str) -> str:
-    match = _INSTRUCTION.fullmatch(instruction)
-    name = match[1].replace(" ", "_") if match else instruction
-    if name not in SHAPES:
-        raise unknown_name("object to pick", name, SHAPES)
-    return name
+def _pursue(truth: Truth, predicate: tuple[str, ...], goal: tuple[tuple[str, ...], ...]) -> Float:
+    """The next action towards a predicate that does not hold."""
+    verb, *names = predicate
+    if verb in ("on", "in"):
+        thing, place = names
+        drawer = _drawer(place)
+        if drawer and not opened(truth, *drawer):
+            if truth[f"grasp_{thing}"] or in_the_way(truth, thing, drawer[0]):
+                return put_aside(truth, thing, drawer[0])
+            return pull_drawer(truth, *drawer)
+        if drawer and at_handle(truth, *drawer):
+            return let_go(truth)
+        if drawer and not truth[f"grasp_{thing}"] and tilt_of_hand(truth["eef_quat"]) > 0.35:
+            lift = min(max(UPRIGHT - float(truth["eef_pos"][2]), 0.0), 0.05)
+            return toward(truth, truth["eef_pos"] + [0.0, 0.0, lift], OPEN, yaw_of_hand(truth["eef_quat"]))
+        return put(truth, thing, place, goal)
+    if verb == "turnon":
+        return turn_knob(truth, names[0])
+    if kind_of(names[0]) == "microwave":
+        return push_door(truth, names[0])
+    drawer = _drawer(names[0])
+    if drawer is None:
+        raise unknown_name("fixture", names[0], ("cabinet drawer", "microwave", "stove"))
+    return pull_drawer(truth, *drawer) if verb == "open" else push_drawer(truth, *drawer)
 
 
-def _inside(thing: np.ndarray, basket: np.ndarray) -> bool:
-    """In the basket or about to fall into it."""
-    away = np.abs(thing[:2] - basket[:2])
-    return bool(away.max() < (INSIDE if thing[2] < RIM else OVER))
+def _drawer(region: str) -> tuple[str, str] | None:
+    """Cabinet and level of a drawer's region; None for other places."""
+    match = re.fullmatch(r"(\w+_cabinet_\d+)_(top|middle|bottom)_region", region)
+    return (match[1], match[2]) if match else None
 
 
-def _carry(truth: Truth, shape: Shape, thing: np.ndarray, basket: np.ndarray) -> Float:
-    """Up, and towards the basket as far as the height allows: off the floor first, over the rim near the basket."""
-    eef = truth["eef_pos"]
-    hanging = eef[2] - thing[2] + shape.size[2]  # from the pads down to the lowest point
-    height = RIM + CLEARANCE + hanging
-    goal = np.array([*(basket[:2] + eef[:2] - thing[:2]), height])
-    missing = height - eef[2]
-    away = float(np.linalg.norm(goal[:2] - eef[:2]))
-    lifted = thing[2] - shape.size[2]
-    over_rim = 1.0 - (missing - max(0.0, away - 0.16)) / 0.05
-    allowed = np.clip(min(over_rim, lifted / 0.04), 0.0, 1.0)
-    goal[:2] = eef[:2] + allowed * (goal[:2] - eef[:2])
-    return _toward(truth, goal, CLOSE)
-
-
-def _grasp(truth: Truth, target: str) -> Float:
-    """Over the object, down around it, close."""
-    eef, gap = truth["eef_pos"], float(truth["gripper_qpos"][0] - truth["gripper_qpos"][1])
-    point, yaw, thickness = _grasp_pose(truth, target)
-    aside = float(np.linalg.norm(eef[:2] - point[:2]))
-    above = float(eef[2] - point[2])
-    turned = abs(wrap_angle(yaw_of_hand(truth["eef_quat"]) - yaw))
-    closing = gap < WIDE
-    slack = 2.0 if closing else 1.0  # once the fingers close they push the object and the hand about
-    around = aside < 0.012 * slack and abs(above) < 0.012 * slack and turned < 0.15 * slack
-    if around and gap > 2 * thickness - 0.012:
-        return _toward(truth, point, CLOSE, yaw)
-    if gap < WIDE and above < 0.05:
-        point = np.array([*eef[:2], point[2] + HOVER])  # closed beside it: up before anything is swept away
-        return _toward(truth, point, OPEN, yaw)
-    funnel = 4.0 * max(0.0, aside - 0.008) + 0.3 * max(0.0, turned - 0.1)
-    hover = min(funnel, max(HOVER, CRUISE - point[2]))
-    return _toward(truth, point + np.array([0.0, 0.0, hover]), OPEN, yaw)
-
-
-def _grasp_pose(truth: Truth, target: str) -> tuple[np.ndarray, float, float]:
-    """Where the pads' middle goes, the hand's yaw [rad], and half the thickness [m] between the fingers.
-
-    Of the poses that fit the object, the one with most room for the hand, else the least turn.
-    """
-    shape, thing, hand_yaw = SHAPES[target], truth[f"{target}_1_pos"], yaw_of_hand(truth["eef_quat"])
-    turn = quat_mul(truth[f"{target}_1_quat"], quat_conjugate(np.array(shape.quat)))
-    axes = np.array([rotate(turn, axis) for axis in np.eye(3)])  # rows: the box's axes in the world
-    up = int(np.argmax(np.abs(axes[:, 2])))
-    standing = up == 2 and axes[2, 2] > 0
-    half = (*(shape.neck or shape.size[:2]), shape.size[2]) if standing else shape.size
-    height = thing[2] + (shape.grasp if standing else max(0.0, half[up] - REACH))
-    height = max(height, FLOOR_GAP)
-    xy = thing[:2] + (axes[2, :2] * shape.grasp if standing else 0.0)
-    # The fingers close across the narrow side; things about as wide as deep may be taken either way.
-    first, second = sorted({0, 1, 2} - {up}, key=lambda i: half[i])
-    across = [first, second] if half[second] - half[first] < 0.006 else [first]
-    yaws = [np.arctan2(-axes[i, 0], axes[i, 1]) + k * np.pi for i in across for k in (-1, 0, 1)]
-    long = len(across) == 1  # then the pads may also take it off its middle, or at a slant
-    slide = max(0.0, half[second] - 0.016) if long else 0.0
-    poses = [
-        _Pose(xy=xy + shift * np.array([np.cos(yaw), np.sin(yaw)]), yaw=yaw, worse=0.2 * abs(turn) + 2.0 * abs(shift))
-        for across_yaw in yaws
-        for turn in ((-0.4, -0.2, 0.0, 0.2, 0.4) if long else (0.0,))
-        for shift in (-slide, 0.0, slide)
-        if abs(yaw := across_yaw + turn) < 1.9
-    ]
-    tall = [(centre, radius) for centre, top, radius in _others(truth, target) if top > height + REACH]
-    best = min(poses, key=lambda p: 8.0 * _crowding(p, tall) + p.worse + 0.1 * abs(p.yaw - hand_yaw))
-    return np.array([*best.xy, height]), best.yaw, half[first]
-
-
-def _others(truth: Truth, target: str) -> list[tuple[np.ndarray, float, float]]:
-    """Everything but the target: centre (2,), height of its top, radius around it [m]."""
-    found = [(truth["basket_1_pos"][:2], RIM, 0.09)]
-    for name, shape in SHAPES.items():
-        if name != target and f"{name}_1_pos" in truth:
-            place = truth[f"{name}_1_pos"]
-            found.append((place[:2], place[2] + shape.size[2], max(shape.size[:2])))
-    return found
-
-
-def _crowding(pose: _Pose, tall: list[tuple[np.ndarray, float]]) -> float:
-    """How much room [m] the hand lacks, summed over the things in its way."""
-    c, s = np.cos(pose.yaw), np.sin(pose.yaw)
-    lacking = 0.0
-    for centre, radius in tall:
-        x, y = centre - pose.xy
-        gap = np.maximum(np.abs([c * x + s * y, c * y - s * x]) - HAND, 0.0)
-        lacking += max(0.0, radius + SPARE - float(np.hypot(*gap)))
-    return lacking
-
-
-def yaw_of_hand(eef_quat: np.ndarray) -> float:
-    """How far [rad] a hand that points down is turned about the vertical, from `HAND_DOWN`."""
-    return yaw_of_quat(quat_mul(eef_quat, quat_conjugate(HAND_DOWN)))
-
-
-def _toward(truth: Truth, goal: np.ndarray, gripper: float, yaw: float = 0.0) -> Float:
-    """An action (7,) towards a position [m] with the hand pointing down, turned by `yaw` [rad]."""
-    move = np.clip(GAIN * (goal - truth["eef_pos"]), -1.0, 1.0)
-    error = quat_mul(quat_mul(quat_from_yaw(yaw), HAND_DOWN), quat_conjugate(truth["eef_quat"]))
-    turn = np.clip(TURN_GAIN * axis_angle_of_quat(error if error[0] >= 0 else -error), -MAX_TURN, MAX_TURN)
-    return np.array([*move, *turn, gripper], np.float32)
-
-
-def expert(env: LiberoEnv) -> LiberoObjectExpert:
-    """The expert for an environment of this suite. Raises GrasplineError for suites other than libero_object."""
-    if env.suite != "libero_object":
-        raise GrasplineError(f"suite '{env.suite}' has no scripted expert; libero_object has one")
-    return LiberoObjectExpert(env.spec)
+def expert(env: LiberoEnv) -> LiberoExpert:
+    """The expert for an environment's suite. Raises GrasplineError for libero_90."""
+    if env.suite not in SUITES:
+        raise GrasplineError(f"suite '{env.suite}' has no scripted expert; these have one: {', '.join(SUITES)}")
+    return LiberoExpert(env.spec, goals_of(env.suite, env.tasks))

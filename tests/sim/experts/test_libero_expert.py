@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.experts.libero import SHAPES, LiberoObjectExpert
+from sim.experts.libero import Goal, LiberoExpert
+from sim.experts.libero_packages import SHAPES
 from sim.libero import LiberoEnv, libero_panda
 from vla.core.errors import UnknownNameError
 from vla.core.protocols import Policy
@@ -25,6 +26,10 @@ def task(name: str) -> str:
     return f"pick_up_the_{name}_and_place_it_in_the_basket"
 
 
+def instruction(name: str) -> str:
+    return f"pick up the {name.replace('_', ' ')} and place it in the basket"
+
+
 @pytest.fixture(scope="module")
 def env():
     env = LiberoEnv(suite="libero_object", assets=str(ASSETS))
@@ -34,7 +39,11 @@ def env():
 
 @pytest.fixture(scope="module")
 def expert() -> Policy:
-    return LiberoObjectExpert(libero_panda(256))
+    goals = {
+        instruction(name): Goal(predicates=(("in", f"{name}_1", "basket_1_contain_region"),), ground=0.0)
+        for name in SHAPES
+    }
+    return LiberoExpert(libero_panda(256), goals)
 
 
 def act(expert: Policy, observation: Observation) -> np.ndarray:
@@ -72,7 +81,7 @@ def synthetic(name: str, **changes: np.ndarray) -> Observation:
         "eef_pos": np.array([-0.15, 0.0, 0.26]),
         "eef_quat": np.array([0.0, 1.0, 0.0, 0.0]),
         "gripper_qpos": np.array([0.039, -0.039]),
-        "success": np.array(False),
+        "goal": np.array([False]),
         f"{name}_1_pos": np.array([0.05, -0.1, SHAPES[name].size[2]]),
         f"{name}_1_quat": np.array(SHAPES[name].quat),
         f"grasp_{name}_1": np.array(False),
@@ -81,7 +90,7 @@ def synthetic(name: str, **changes: np.ndarray) -> Observation:
     return Observation(
         images={},
         state_S=np.zeros(8, np.float32),
-        instruction=f"pick up the {name.replace('_', ' ')} and place it in the basket",
+        instruction=instruction(name),
         time_s=1.5,
         privileged=truth | changes,
     )
@@ -108,7 +117,7 @@ def test_actions_follow_from_the_state(expert: Policy, name: str):
     above = synthetic(name, eef_pos=over, **{f"{name}_1_pos": over, f"grasp_{name}_1": np.array(True)})
     assert act(expert, above)[6] == -1  # over the basket: let go
 
-    done = act(expert, synthetic(name, success=np.array(True), eef_pos=over))
+    done = act(expert, synthetic(name, goal=np.array([True]), eef_pos=over))
     assert done[2] > 0.9 and done[6] == -1  # up, open
 
 
