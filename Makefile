@@ -5,7 +5,7 @@ OUT ?= outputs/demo
 SEED ?= 0
 export MUJOCO_GL ?= $(shell [ "$$(uname)" = Linux ] && echo egl || echo glfw)
 
-.PHONY: setup demo test check bench
+.PHONY: setup demo test check bench bench-eval
 setup: .venv/.ready
 
 .venv/.ready: requirements.lock pyproject.toml scripts/setup.sh plugins/lerobot_policy_graspline/pyproject.toml
@@ -25,3 +25,6 @@ check: setup
 
 bench: setup  ## measured ratios, one per bar, in outputs/bench.json
 	$(PY) -m scripts.bench
+
+bench-eval: setup  ## episodes an hour beside other harnesses, in outputs/bench_eval.json
+	$(PY) -m scripts.bench_eval
