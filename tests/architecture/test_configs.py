@@ -4,7 +4,6 @@ import inspect
 from pathlib import Path
 
 import pytest
-from hydra.utils import get_method
 from omegaconf import OmegaConf
 
 from scripts.entry import CONFIG_DIR, compose
@@ -26,7 +25,7 @@ def test_roots_compose_and_are_named_as_scripts(root: str) -> None:
 def test_parts_match_their_constructor(path: Path) -> None:
     config = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(config, dict)
-    target = get_method(config.pop("_target_")) if "tiny" in path.stem else _target(config.pop("_target_"))
+    target = _target(config.pop("_target_"))
     parameters = inspect.signature(target).parameters
     assert set(config) <= set(parameters), "a key that the constructor does not take"
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters.values())

@@ -15,7 +15,8 @@ from torch import nn
 from vla.core.errors import GrasplineError
 from vla.policies.vla import VLAPolicy
 
-# A module of the backbone with one of these in its path is small and new to the task: trained in full.
+# A module of the backbone with one of these in its path is small and new to the task: trained in full. So is what a
+# backbone calls its `new_parts`.
 IN_FULL = ("proprio_projector", "noisy_action_projector", "scale", "shift", "reader")
 
 
@@ -46,7 +47,7 @@ def add_lora(policy: VLAPolicy, *, rank: int = 32, alpha: int = 16) -> None:
         backbone,
     )
     for name, parameter in backbone.named_parameters():
-        if _in_full(name):
+        if _in_full(name, backbone):
             parameter.requires_grad_(True)
         elif "lora_" in name:
             parameter.data = parameter.data.float()
@@ -69,18 +70,20 @@ def adapted_layers(backbone: nn.Module) -> dict[str, nn.Linear]:
     return {
         name: module
         for name, module in backbone.named_modules()
-        if isinstance(module, nn.Linear) and not _in_full(name)
+        if isinstance(module, nn.Linear) and not _in_full(name, backbone)
     }
 
 
 def full_parameters(policy: VLAPolicy) -> int:
     """The number of weights that a LoRA run trains in full."""
-    inside = (parameter.numel() for name, parameter in policy.backbone.named_parameters() if _in_full(name))
+    backbone: nn.Module = policy.backbone
+    inside = (parameter.numel() for name, parameter in backbone.named_parameters() if _in_full(name, backbone))
     return sum(inside) + sum(parameter.numel() for parameter in policy.head.parameters())
 
 
-def _in_full(name: str) -> bool:
-    return not set(name.split(".")).isdisjoint(IN_FULL)
+def _in_full(name: str, backbone: nn.Module) -> bool:
+    parts = {*IN_FULL, *getattr(backbone, "new_parts", ())}
+    return not parts.isdisjoint(name.split("."))
 
 
 def _adapted(backbone: nn.Module) -> dict[str, torch.nn.Module]:

@@ -52,8 +52,8 @@ class Average:
         """Moves towards the weights after `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         current = module.state_dict()
-        averages = [mine(tensor) for tensor in self.tensors.values()]
-        torch._foreach_lerp_(averages, [mine(current[name]) for name in self.tensors], 1 - decay)
+        averaged = {name: mine(tensor) for name, tensor in self.tensors.items() if tensor.is_floating_point()}
+        torch._foreach_lerp_(list(averaged.values()), [mine(current[name]) for name in averaged], 1 - decay)
 
     @torch.no_grad()
     def swap(self, module: nn.Module) -> None:

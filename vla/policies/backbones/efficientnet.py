@@ -5,8 +5,8 @@ token is therefore one 32x32 px cell seen at two strides: the 4x4 features of st
 stride 16 (what), side by side. Sixteen tokens for a 128 px image keep the language model's sequence short, and the
 stages after stride 16, four fifths of the network's weights, are left out.
 
-Batch norms keep their ImageNet statistics also in training: a batch of robot frames is a poor estimate, and with them
-an image's tokens do not depend on its neighbours.
+Batch norms keep their ImageNet statistics, in training too: a batch of robot frames is a poor estimate, and so an
+image's tokens do not depend on its neighbours.
 Sources: EfficientNet (Tan and Le 2019), the "lite" variant without squeeze-and-excitation; pixel shuffling of vision
 tokens as in SmolVLM (Marafioti et al. 2025).
 """
@@ -54,8 +54,7 @@ class EfficientNetTower(nn.Module):
         super().__init__()
         if image_size % CELL:
             raise ValueError(f"image_size is {image_size}, expected a multiple of {CELL}")
-        self.image_size = image_size
-        self.features = _features(name, pretrained)
+        self.features, self.image_size = _features(name, pretrained), image_size
         info: Any = self.features.feature_info
         strides, channels = info.reduction(), info.channels()
         if tuple(strides) != STRIDES:
@@ -83,12 +82,14 @@ class EfficientNetTower(nn.Module):
         return self.norm(torch.cat(stacked, dim=1).flatten(2).transpose(1, 2)) + self.place_NW
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, but for the batch norms."""
+        """Training mode, but for the statistics of the batch norms."""
         super().train(mode)
-        for module in self.features.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+        for norm in self._batch_norms():
+            norm.eval()
         return self
+
+    def _batch_norms(self) -> list[nn.BatchNorm2d]:
+        return [module for module in self.features.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def imagenet_tower(image_size: int = 128) -> EfficientNetTower:
@@ -110,9 +111,9 @@ def fill_in_order(features: nn.Module, published: Mapping[str, Tensor]) -> None:
     Raises:
         GrasplineError: at some place the kind or the shape of the tensors differs.
     """
-    own = features.state_dict()
     if len(published) != _TENSORS:
         raise GrasplineError(f"{_WHEEL}: {len(published)} tensors, expected {_TENSORS}")
+    own = features.state_dict()
     for (name, mine), (theirs, tensor) in zip(own.items(), published.items()):
         if mine.shape != tensor.shape or name.rpartition(".")[2] != theirs.rpartition(".")[2]:
             raise GrasplineError(f"{_WHEEL}: '{theirs}' {tuple(tensor.shape)} is not '{name}' {tuple(mine.shape)}")

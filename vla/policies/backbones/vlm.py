@@ -124,6 +124,7 @@ class VLMBackbone(nn.Module):
         self.vision, self.language, self.projector, self.reader = vision, language, projector, reader
         self.prompt, self.cameras, self.horizon = prompt, cameras, horizon
         self.slots_per_action, self.film, self.denoises = slots_per_action, film, denoises
+        self.new_parts: tuple[str, ...] = ()  # names of parts that LoRA should train in full
         self.width: int = slots_per_action * width if reader is None else reader.width  # pyright: ignore
         self.num_seen: int = cameras * vision.num_tokens  # pyright: ignore
         self.proprio_projector = TwoLayers(state_dim, width) if proprio else None
