@@ -66,9 +66,7 @@ def test_size_of_the_tokens(tower: EfficientNetTower):
 
 
 def test_batch_norms_keep_their_statistics_in_training():
-    """And all that is saved is float: averaged weights are made of every tensor."""
     tower = EfficientNetTower(image_size=32).train()
-    assert {tensor.dtype for tensor in tower.state_dict().values()} == {torch.float32}
     before = {name: tensor.clone() for name, tensor in tower.named_buffers()}
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     together, alone = tower(images), tower(images[:1])
