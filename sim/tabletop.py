@@ -14,9 +14,10 @@ import mujoco
 import numpy as np
 
 from sim.osc import OperationalSpaceController
+from sim.perturb_stage import Stage
 from sim.render import Look, Renderer, fast_meshes
 from sim.tabletop_scene import FIXTURES, build_xml, sample_layout
-from sim.tabletop_tasks import TASKS, State, TabletopTask, Thing
+from sim.tabletop_tasks import TASKS, On, State, TabletopTask, Thing
 from vla.core.errors import unknown_name
 from vla.core.protocols import Task
 from vla.core.se3 import axis_angle_of_quat
@@ -98,6 +99,11 @@ class TabletopEnv:
 
     def reset(self, task: str, init_state: int, seed: int) -> None:
         """Starts `task` from a numbered initial state. `seed` is unused: the suite has no other randomness."""
+        self.place(task, init_state, seed)
+        self.settle()
+
+    def place(self, task: str, init_state: int, seed: int) -> None:
+        """The first half of `reset`: everything where it starts, nothing has come to rest."""
         if task not in TASKS:
             raise unknown_name("task", task, TASKS)
         if not 0 <= init_state < NUM_INIT_STATES + NUM_EXTRA_STATES:
@@ -111,11 +117,31 @@ class TabletopEnv:
         self._data.qpos[self._fingers] = [0.04, -0.04]
         self._gripper = -1.0
         self._stage = self._steps = 0
+
+    def settle(self) -> None:
+        """The second half of `reset`; positions written to `stage().data` in between are part of the start."""
         mujoco.mj_forward(self._model, self._data)
         self._controller.reset()
         for _ in range(SETTLE_STEPS):
             self._advance(np.zeros(6), -1.0)
         self._data.time = 0.0
+
+    def stage(self) -> Stage:
+        """What `sim.perturb` may touch of the running episode."""
+        goals = self._task.goals
+        return Stage(
+            model=self._model,
+            data=self._data,
+            pictures=lambda: (self._model, self._open_renderer()._renderer),
+            cameras=CAMERAS,
+            movable={name: body for name, body in self._bodies.items() if name in self._free},
+            fixtures={name: body for name, body in self._bodies.items() if name not in self._free},
+            targets=tuple(dict.fromkeys(goal.thing for goal in goals if goal.thing in self._free)),
+            containers=tuple(goal.support for goal in goals if isinstance(goal, On)),
+            arm=self._arm,
+            base_xy=self._model.body("robot0_base").pos[:2].copy(),
+            hand=self._eef,
+        )
 
     def step(self, action_A: np.ndarray) -> Step:
         action_A = self.spec.clip(action_A)
@@ -231,9 +257,12 @@ class TabletopEnv:
             mujoco.mj_step1(model, data)
 
     def _draw(self, camera: str) -> np.ndarray:
+        return self._open_renderer().draw(self._data, CAMERAS[camera])
+
+    def _open_renderer(self) -> Renderer:
         if self._renderer is None:
             self._renderer = Renderer(self._model, height=self._size, width=self._size, look=self._look)
-        return self._renderer.draw(self._data, CAMERAS[camera])
+        return self._renderer
 
     def _eef_pos(self) -> np.ndarray:
         return self._data.site_xpos[self._eef]
