@@ -4,7 +4,8 @@ Special: this file only composes; worker processes import it again, so what is h
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,21 +22,27 @@ from vla.core.protocols import Env, Policy, Task
 from vla.rollout.baselines import RandomPolicy, ZeroPolicy
 from vla.rollout.evaluate import Run, evaluate, write_json
 from vla.rollout.executor import Executor, RecedingHorizon, TemporalEnsemble
+from vla.rollout.function import FunctionPolicy, function_named
 from vla.rollout.plan import make_plan, select_tasks
 from vla.rollout.protocol import Protocol
 from vla.rollout.provenance import gl_renderer, hardware, software
+from vla.rollout.ray_run import Alive, RayRun, Watched
 from vla.rollout.remote import RemotePolicy
 from vla.rollout.runner import EpisodePlan, EpisodeResult, OnResult, run_episodes, run_in_workers
 from vla.rollout.sequential import StopWhen
 from vla.rollout.video import FilmedEnv, choose_rows, film_name
 
+EXECUTORS = ("workers", "ray")
 BASELINES = {"random": RandomPolicy, "zero": ZeroPolicy}
 UNNAMED = {"episodes": 60, "init_states": "heldout", "execute": 8, "seed": 0}  # what null means without a protocol
 
 
 def main(config: DictConfig) -> None:
+    if config.executor not in EXECUTORS:
+        raise unknown_name("executor", str(config.executor), EXECUTORS)
     protocol = _protocol(config)
-    make_env: Callable[[], Env] = instantiate(_env(config, protocol), _partial_=True, _convert_="all")
+    env_config = _perturbed(config, _env(config, protocol))
+    make_env: Callable[[], Env] = instantiate(env_config, _partial_=True, _convert_="all")
     env = make_env()
     tasks = select_tasks(env.tasks, config.tasks if isinstance(config.tasks, str) else list(config.tasks))
     plan = _plan(config, protocol, tasks)
@@ -44,7 +51,7 @@ def main(config: DictConfig) -> None:
     executor = _executor(config, protocol, policy)
     identity = {
         "policy": policy_identity,
-        "env": OmegaConf.to_container(_env(config, protocol)),
+        "env": OmegaConf.to_container(env_config),
         "protocol": {
             "tasks": {task.name: {"max_steps": task.horizon} for task in tasks},
             "episodes": len(plan),
@@ -61,10 +68,15 @@ def main(config: DictConfig) -> None:
     }
     env.close()
     out = Path(config.out)
-    slots = min(config.batch, len(plan))
-    with EnvPool(make_env, num_slots=slots, num_workers=config.workers) as pool, _Bar(len(plan)) as bar:
+    slots = 1 if config.executor == "ray" else min(config.batch, len(plan))
+    limit_s = None if policy is None else config.timeout_s  # an expert plays a whole episode in one command
+    with (
+        EnvPool(make_env, num_slots=slots, num_workers=config.workers, timeout_s=limit_s) as pool,
+        _Bar(len(plan)) as bar,
+    ):
         identity["gl_renderer"] = _gl_renderer(pool, tasks[0].name)
-        results = evaluate(_player(pool, policy, executor), plan, out, identity, bar.add, stop)
+        with _run(config, pool, make_env, policy, executor) as run:
+            results = evaluate(run, plan, out, identity, bar.add, stop)
     _film(config, make_env, policy, executor, results, out)
     if isinstance(policy, RemotePolicy):
         policy.close()
@@ -109,6 +121,14 @@ def _env(config: DictConfig, protocol: Protocol | None) -> DictConfig:
     with open_dict(env):
         env.update(settings)
     return env
+
+
+def _perturbed(config: DictConfig, env: DictConfig) -> DictConfig:
+    """The env's config inside that of a harder one (sim/perturb.py), if one is asked for."""
+    if config.perturbation is None:
+        return env
+    inner = {**dict(env), "_partial_": True}
+    return OmegaConf.create({"_target_": "sim.perturb.Perturbed", "make_env": inner, **config.perturbation})
 
 
 def _plan(config: DictConfig, protocol: Protocol | None, tasks: Sequence[Task]) -> list[EpisodePlan]:
@@ -163,15 +183,23 @@ def _policy(name: str, env: Env) -> tuple[Policy | None, dict[str, str | None]]:
         return RemotePolicy(name, spec=env.spec, token=token), {"name": name, "hash": None}
     if Path(name).is_dir():
         return _local_policy(Path(name), env)
-    raise unknown_name("policy", name, ["expert", *BASELINES, "ws://<host>:<port>", "<an existing run directory>"])
+    if ":" in name and "/" not in name:
+        return FunctionPolicy(function_named(name), spec=env.spec), {"name": name, "hash": None}
+    kinds = ("ws://<host>:<port>", "<module>:<function>", "<an existing run directory or lerobot policy>")
+    raise unknown_name("policy", name, ["expert", *BASELINES, *kinds])
 
 
 def _local_policy(folder: Path, env: Env) -> tuple[Policy, dict[str, str | None]]:
     import torch
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if (folder / "config.json").exists() and not (folder / "policy.json").exists():
+        from vla.policies.lerobot import LeRobotPolicy, lerobot_hash
+
+        policy = LeRobotPolicy(folder, spec=env.spec, device=device)
+        return policy, {"name": str(folder), "hash": lerobot_hash(folder), "device": device}
     from vla.policies.load import load_policy, policy_hash
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_policy(folder, device)
     policy.spec.check_same(env.spec, here="the policy", there="the env")
     return policy, {"name": str(folder), "hash": policy_hash(folder), "device": device}
@@ -190,10 +218,36 @@ def _executor(config: DictConfig, protocol: Protocol | None, policy: Policy | No
     return RecedingHorizon(min(_setting(config, protocol, "execute") or horizon, horizon))
 
 
-def _player(pool: EnvPool, policy: Policy | None, executor: Executor) -> Run:
+@contextmanager
+def _run(
+    config: DictConfig, pool: EnvPool, make_env: Callable[[], Env], policy: Policy | None, executor: Executor
+) -> Iterator[Run]:
+    """What plays the rows: the pool, or actors that have envs and a policy of their own."""
+    if config.executor == "workers":
+        yield _player(pool, policy, executor)
+        return
+    name = str(Path(config.policy).resolve()) if Path(config.policy).is_dir() else config.policy
+    make_run = partial(_play_in_actor, make_env, name, executor, config.batch)
+    with RayRun(make_run, slots=config.batch, timeout_s=config.timeout_s, **config.ray) as run:
+        yield run
+
+
+def _play_in_actor(make_env: Callable[[], Env], policy: str, executor: Executor, batch: int, alive: Alive) -> Run:
+    env = make_env()
+    loaded, _ = _policy(policy, env)
+    env.close()
+    pool = EnvPool(make_env, num_slots=batch, num_workers=0)
+    if loaded is not None:
+        return _player(pool, Watched(loaded, alive), executor)
+    return _player(pool, None, executor, make_expert=lambda env: Watched(_expert(env), alive))
+
+
+def _player(
+    pool: EnvPool, policy: Policy | None, executor: Executor, make_expert: Callable[[Env], Policy] = _expert
+) -> Run:
     def run(rows: Sequence[EpisodePlan], on_result: OnResult) -> None:
         if policy is None:
-            run_in_workers(pool, _expert, rows, executor, on_result)
+            run_in_workers(pool, make_expert, rows, executor, on_result)
         else:
             run_episodes(pool, policy, rows, executor, on_result)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from scripts import evaluate
 from scripts.entry import compose, entry
@@ -19,13 +19,25 @@ from vla.rollout.evaluate import read_results, write_json
 from vla.rollout.plan import make_plan, select_tasks
 from vla.rollout.robustness import Cell, summarise_cells, write_page
 
-_SHARED = ("policy", "tasks", "episodes", "init_states", "execute", "workers", "batch", "seed", "videos")
+_SHARED = (
+    "env",
+    "protocol",
+    "policy",
+    "tasks",
+    "episodes",
+    "init_states",
+    "execute",
+    "workers",
+    "batch",
+    "seed",
+    "videos",
+)
 
 
 def main(config: DictConfig) -> None:
     cells = _cells(config)
     out = Path(config.out)
-    evaluate.main(_evaluation(config, config.env, out / "plain"))
+    evaluate.main(_evaluation(config, out / "plain", None))
     played = []
     for kind, severity in cells:
         folder = out / f"{kind}-{severity:g}"
@@ -56,27 +68,20 @@ def _cells(config: DictConfig) -> list[tuple[str, float]]:
     return [(kind, severity) for kind in kinds for severity in severities]
 
 
-def _evaluation(config: DictConfig, env: Any, folder: Path) -> DictConfig:
+def _evaluation(config: DictConfig, folder: Path, perturbation: dict[str, Any] | None) -> DictConfig:
     """The config of `scripts.evaluate` for one cell."""
     cell = compose("evaluate", [])
     with open_dict(cell):
         cell.update({key: config[key] for key in _SHARED})
-        cell.env, cell.out = env, str(folder)
+        cell.perturbation, cell.out = perturbation, str(folder)
     return cell
 
 
 def _play(config: DictConfig, kind: str, severity: float, folder: Path) -> Cell:
     """One cell; what a task does not allow (no room to place its objects) costs this cell alone."""
-    inner = {**OmegaConf.to_container(config.env), "_partial_": True}  # pyright: ignore[reportGeneralTypeIssues]
-    env = {
-        "_target_": "sim.perturb.Perturbed",
-        "make_env": inner,
-        "kind": kind,
-        "severity": severity,
-        "seed": config.perturbation_seed,
-    }
+    perturbation = {"kind": kind, "severity": severity, "seed": config.perturbation_seed}
     try:
-        evaluate.main(_evaluation(config, env, folder))
+        evaluate.main(_evaluation(config, folder, perturbation))
     except GrasplineError as error:
         return Cell(kind=kind, severity=severity, folder=folder.name, results=None, error=str(error))
     return Cell(kind=kind, severity=severity, folder=folder.name, results=read_results(folder))

@@ -23,6 +23,8 @@ from vla.core.errors import GrasplineError, NonFiniteError
 from vla.core.protocols import Env
 from vla.core.types import Observation, Step
 
+_STARTED = "started"  # a worker's first word
+_LOOK_S = 0.2  # how often workers are looked after, where there is a time limit
 MAX_DEATHS = 3  # in a row, without one reply in between: then the fault is not one episode's
 _THREAD_VARIABLES = (
     "LP_NUM_THREADS",
@@ -64,13 +66,18 @@ class EnvPool:
         make_env: builds one env; picklable, so a module-level function or a functools.partial of a class.
         num_slots: envs in all.
         num_workers: processes; 0 plays everything in this one.
+        timeout_s: a worker that needs longer [s] for one command is killed, and replaced as one that died; None waits
+            for ever, and so does a pool without workers.
     """
 
-    def __init__(self, make_env: Callable[[], Env], *, num_slots: int, num_workers: int) -> None:
+    def __init__(
+        self, make_env: Callable[[], Env], *, num_slots: int, num_workers: int, timeout_s: float | None = None
+    ) -> None:
         if num_slots < 1 or num_workers < 0:
             raise ValueError(f"num_slots {num_slots} must be >= 1 and num_workers {num_workers} >= 0")
         self.num_slots = num_slots
         self._make_env = make_env
+        self._timeout_s = timeout_s
         self._busy: set[int] = set()  # slots whose command has no reply yet
         self._open: set[int] = set()  # slots in the middle of an episode
         self._local: _Slots | None = None
@@ -111,8 +118,9 @@ class EnvPool:
             return list(replies.values())
         while not replies:
             by_connection = {worker.connection: worker for worker in self._workers}
-            for connection in wait(list(by_connection)):
+            for connection in wait(list(by_connection), timeout=None if self._timeout_s is None else _LOOK_S):
                 self._receive(by_connection[connection], replies)  # pyright: ignore[reportArgumentType]
+            self._bury_the_hung(replies)
         return list(replies.values())
 
     def close(self) -> None:
@@ -143,19 +151,27 @@ class EnvPool:
             raise ValueError(f"slot {slot} is not in 0..{self.num_slots - 1}")
         if slot in self._busy:
             raise ValueError(f"slot {slot} has not answered its last command")
-        self._busy.add(slot)
         if self._local is not None:
+            self._busy.add(slot)
             self._queue.append((slot, *command))
             return
+        worker = self._workers[slot % len(self._workers)]
+        if self._busy.isdisjoint(self._slots_of(worker)):
+            worker.moved = time.monotonic()
+        self._busy.add(slot)
         # A worker that is gone is found, reported and replaced by the next `wait`.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._workers[slot % len(self._workers)].connection.send((slot, *command))
+            worker.connection.send((slot, *command))
 
     def _receive(self, worker: "_Worker", replies: dict[int, Reply]) -> None:
         try:
             answer = worker.connection.recv()
         except (EOFError, ConnectionResetError):
-            self._bury(worker, replies)
+            self._bury(worker, worker.cause_of_death(), replies)
+            return
+        worker.moved = time.monotonic()
+        if answer == _STARTED:
+            worker.started = True
             return
         worker.deaths = 0
         self._take(answer, replies)
@@ -168,14 +184,26 @@ class EnvPool:
             self._open.discard(answer.slot)
         replies[answer.slot] = answer
 
-    def _bury(self, worker: "_Worker", replies: dict[int, Reply]) -> None:
+    def _slots_of(self, worker: "_Worker") -> range:
+        return range(self._workers.index(worker), self.num_slots, len(self._workers))
+
+    def _bury_the_hung(self, replies: dict[int, Reply]) -> None:
+        """Kills workers that have been at one command for too long. Their start, with its imports, does not count."""
+        if self._timeout_s is None:
+            return
+        for worker in self._workers:
+            busy = not self._busy.isdisjoint(self._slots_of(worker))
+            if busy and worker.started and time.monotonic() - worker.moved > self._timeout_s:
+                worker.process.kill()
+                worker.cause_of_death()  # "SIGKILL", which is ours
+                self._bury(worker, f"killed after {self._timeout_s:g} s without an answer", replies)
+
+    def _bury(self, worker: "_Worker", cause: str, replies: dict[int, Reply]) -> None:
         """Replaces a dead worker and reports the episodes that ran in it, even those that just answered."""
-        cause = worker.cause_of_death()
         worker.deaths += 1
         if worker.deaths > MAX_DEATHS:
             raise GrasplineError(f"a worker process died {worker.deaths} times in a row ({cause}); giving up")
-        index = self._workers.index(worker)
-        for slot in range(index, self.num_slots, len(self._workers)):
+        for slot in self._slots_of(worker):
             if slot in self._busy or slot in self._open:
                 self._busy.discard(slot)
                 self._open.discard(slot)
@@ -200,6 +228,8 @@ class _Worker:
         theirs.close()  # else the pipe would not end when the worker does
         self.connection: Connection = mine
         self.process: BaseProcess = process
+        self.started = False
+        self.moved = time.monotonic()  # when it last answered, or was asked while idle
 
     def cause_of_death(self) -> str:
         self.connection.close()
@@ -287,6 +317,7 @@ def _serve(connection: Connection, make_env: Callable[[], Env]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     slots = _Slots(make_env)
     try:
+        connection.send(_STARTED)
         while True:
             connection.send(slots.handle(*connection.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):

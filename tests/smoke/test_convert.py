@@ -18,9 +18,7 @@ def convert(*overrides: object) -> None:
     entry("convert", main, [str(each) for each in overrides])
 
 
-def test_what_is_written_acts_as_what_was_published(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_written_acts_as_what_was_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_twin(tmp_path / "twin")
     out = tmp_path / "ours"
     convert(f"checkpoint={tmp_path / 'twin'}", f"out={out}", "unnorm_key=libero_spatial", "horizon=3")

@@ -127,7 +127,8 @@ class Embodiment:
 
     def random_chunk(self, rng: np.random.Generator, horizon: int) -> ActionChunk:
         """A random valid chunk of `horizon` actions."""
-        low_A, high_A = np.maximum(self.action_low_A, -1), np.minimum(self.action_high_A, 1)
+        low_A = np.where(np.isfinite(self.action_low_A), self.action_low_A, -1)
+        high_A = np.where(np.isfinite(self.action_high_A), self.action_high_A, 1)
         actions_HA = rng.uniform(low_A, high_A, (horizon, self.action_dim)).astype(np.float32)
         actions_HA[:, self.binary_A] = np.where(rng.random(actions_HA.shape) < 0.5, low_A, high_A)[:, self.binary_A]
         return ActionChunk(actions_HA=actions_HA, start_s=0.0, dt_s=self.dt_s)

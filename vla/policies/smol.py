@@ -93,9 +93,7 @@ def smol_policy(
     backbone = VLMBackbone(
         vision=tower,
         language=words,
-        prompt=Prompt(
-            tokenizer=model.tokenizer, template=TEMPLATE, bos_id=model.bos_id, suffix=(), stop_id=model.stop_id
-        ),
+        prompt=_prompt(model),
         cameras=len(cameras),
         state_dim=spec.state_dim,
         action_dim=spec.action_dim,
@@ -105,9 +103,6 @@ def smol_policy(
         reader=_reader(model, horizon, reader_width) if reader else None,
     )
     backbone.new_parts = ("vision", "projector")  # for LoRA: not pretrained for this, and small
-    head = L1Head(
-        width=backbone.width, binary=spec.binary_A.tolist(), gripper_loss=gripper_loss, gripper_weight=gripper_weight
-    )
     strengths = {"shift": shift, "contrast": contrast, "brightness": brightness, "state_noise": state_noise}
     sizes = {"image_size": image_size, "reader": reader, "reader_width": reader_width}
     losses = {"gripper_loss": gripper_loss, "gripper_weight": gripper_weight}
@@ -117,19 +112,19 @@ def smol_policy(
         cameras=cameras,
         horizon=horizon,
         backbone=backbone,
-        head=head,
-        preset="smol",  # a saved policy brings its own weights, so it is built again with random ones
-        arguments={
-            "start": "random",
-            "vision": vision,
-            "freeze_language": freeze_language,
-            **sizes,
-            **losses,
-            **strengths,
-        },
+        head=L1Head(width=backbone.width, binary=spec.binary_A.tolist(), **losses),
+        preset="smol",
+        # A saved policy brings its own weights, so it is built again with random ones.
+        arguments={"start": "random", "vision": vision, "freeze_language": freeze_language}
+        | {**sizes, **losses, **strengths},
         files=_pack(model),
         augmentation=Augmentation(**strengths),
     )
+
+
+def _prompt(model: LanguageModel) -> Prompt:
+    ends = {"bos_id": model.bos_id, "suffix": (), "stop_id": model.stop_id}
+    return Prompt(tokenizer=model.tokenizer, template=TEMPLATE, **ends)
 
 
 def _language_model(start: str, name: str, layers: int) -> LanguageModel:

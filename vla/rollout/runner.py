@@ -15,6 +15,7 @@ import numpy as np
 
 from vla.core.protocols import Env, Policy
 from vla.core.types import Observation, Step
+from vla.rollout.answers import answers
 from vla.rollout.executor import Executor, Player
 
 
@@ -113,7 +114,7 @@ def run_episodes(
 ) -> None:
     """Plays the whole plan, calling `on_result` with each row as it finishes.
 
-    An episode that an env or a dying worker spoils becomes a row with an error; the others go on.
+    An episode that an env, a dying worker or the policy spoils becomes a row with an error; the others go on.
     """
     queue = _Queue(plan)
     running: dict[int, _Running] = {}
@@ -129,7 +130,9 @@ def run_episodes(
     while running:
         waiting: dict[int, Observation] = {}
         for reply in pool.wait():
-            episode = running[reply.slot]
+            episode = running.get(reply.slot)
+            if episode is None:  # a worker died under an episode that was given up before
+                continue
             episode.add(reply)
             if reply.observation is not None:
                 waiting[reply.slot] = reply.observation
@@ -139,11 +142,15 @@ def run_episodes(
         if waiting:
             asked = time.perf_counter()
             seeds = [act_seed(running[slot].row.seed, running[slot].steps) for slot in waiting]
-            chunks = policy.act(list(waiting.values()), seeds)
+            answered = answers(policy, list(waiting.values()), seeds)
             share_s = (time.perf_counter() - asked) / len(waiting)
-            for slot, chunk in zip(waiting, chunks, strict=True):
+            for slot, answer in zip(waiting, answered, strict=True):
                 running[slot].policy_s += share_s
-                pool.play(slot, running[slot].player(chunk), policy.cameras)
+                if isinstance(answer, str):
+                    on_result(running[slot].result(error=answer))
+                    start_next(slot)
+                else:
+                    pool.play(slot, running[slot].player(answer), policy.cameras)
 
 
 def run_in_workers(
