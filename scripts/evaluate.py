@@ -91,7 +91,7 @@ def main(config: DictConfig) -> None:
 
 def _protocol(config: DictConfig) -> Protocol | None:
     """The protocol as asked for: the published one, then what the command line says on top."""
-    if "protocol" not in config:
+    if config.get("protocol") is None:
         return None
     asked = {key: config[key] for key in ("init_states", "execute", "seed") if config[key] is not None}
     return replace(instantiate(config.protocol, _partial_=True, _convert_="all")(), **asked)

@@ -72,7 +72,7 @@ def _evaluation(config: DictConfig, folder: Path, perturbation: dict[str, Any] |
     """The config of `scripts.evaluate` for one cell."""
     cell = compose("evaluate", [])
     with open_dict(cell):
-        cell.update({key: config[key] for key in _SHARED})
+        cell.update({key: config.get(key) for key in _SHARED})
         cell.perturbation, cell.out = perturbation, str(folder)
     return cell
 
