@@ -102,7 +102,7 @@ _STYLE = """
 .small-charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); gap: 18px; }
 .small-charts h3 { margin: 0 0 2px; } .small-charts p { margin: 4px 0 0; }
 svg.chart .plain { stroke: var(--p4); stroke-dasharray: 4 3; } svg.chart .whisker { stroke: var(--ink); opacity: .7; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.extent { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
 
@@ -179,9 +179,9 @@ def _spread(spread_cm: Mapping[str, Mapping[str, Any]]) -> str:
     for task, kinds in spread_cm.items():
         for name in kinds["official"]:
             cells = "".join(
-                f'<td class="number">{kinds[key][name][0]:.1f} × {kinds[key][name][1]:.1f}</td>'
+                f'<td class="extent">{kinds[key][name][0]:.1f} × {kinds[key][name][1]:.1f}</td>'
                 if name in kinds.get(key, {})
-                else '<td class="number">–</td>'
+                else '<td class="extent">–</td>'
                 for key in ("official", "wide")
             )
             lines.append(f"<tr><td>{escape(task.replace('_', ' '))}</td><td>{escape(name)}</td>{cells}</tr>")
