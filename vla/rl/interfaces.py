@@ -80,7 +80,7 @@ class Critic(Protocol):
 
 
 class Actor(Protocol):
-    """An nn.Module that proposes chunks; vla/rl/actors.py has them."""
+    """An nn.Module that proposes chunks; vla/rl/actors/ has them."""
 
     def mean(self, features_BD: Tensor) -> Tensor:
         """The chunk (B, H, A) it would play without chance; differentiable where the actor is."""

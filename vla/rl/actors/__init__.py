@@ -1,0 +1,1 @@
+"""Actors on feature vectors: one law over chunks each, behind one protocol (vla/rl/interfaces.py)."""
