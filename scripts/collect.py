@@ -68,7 +68,8 @@ def _record(
             running.pop(slot, None)
             if waiting:
                 running[slot] = waiting.pop()
-                pool.call(slot, collect_row, expert_for, running[slot], perturbation, config.attempts, staging)
+                asked = (perturbation, config.attempts, config.drop_noops, staging)
+                pool.call(slot, collect_row, expert_for, running[slot], *asked)
 
         for slot in range(pool.num_slots):
             start_next(slot)

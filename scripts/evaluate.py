@@ -47,7 +47,7 @@ def main(config: DictConfig) -> None:
     tasks = select_tasks(env.tasks, config.tasks if isinstance(config.tasks, str) else list(config.tasks))
     plan = _plan(config, protocol, tasks)
     stop = _stop_when(config)
-    policy, policy_identity = _policy(config.policy, env)
+    policy, policy_identity = policy_named(config.policy, env)
     executor = _executor(config, protocol, policy)
     identity = {
         "policy": policy_identity,
@@ -172,7 +172,7 @@ def _stop_when(config: DictConfig) -> StopWhen | None:
     return StopWhen(**config.stop_when)
 
 
-def _policy(name: str, env: Env) -> tuple[Policy | None, dict[str, str | None]]:
+def policy_named(name: str, env: Env) -> tuple[Policy | None, dict[str, str | None]]:
     """The policy and what identifies it; None for the expert, which is built beside each env."""
     if name == "expert":
         return None, {"name": name, "hash": None}
@@ -224,7 +224,7 @@ def _run(
 ) -> Iterator[Run]:
     """What plays the rows: the pool, or actors that have envs and a policy of their own."""
     if config.executor == "workers":
-        yield _player(pool, policy, executor)
+        yield player(pool, policy, executor)
         return
     name = str(Path(config.policy).resolve()) if Path(config.policy).is_dir() else config.policy
     make_run = partial(_play_in_actor, make_env, name, executor, config.batch)
@@ -234,15 +234,15 @@ def _run(
 
 def _play_in_actor(make_env: Callable[[], Env], policy: str, executor: Executor, batch: int, alive: Alive) -> Run:
     env = make_env()
-    loaded, _ = _policy(policy, env)
+    loaded, _ = policy_named(policy, env)
     env.close()
     pool = EnvPool(make_env, num_slots=batch, num_workers=0)
     if loaded is not None:
-        return _player(pool, Watched(loaded, alive), executor)
-    return _player(pool, None, executor, make_expert=lambda env: Watched(_expert(env), alive))
+        return player(pool, Watched(loaded, alive), executor)
+    return player(pool, None, executor, make_expert=lambda env: Watched(_expert(env), alive))
 
 
-def _player(
+def player(
     pool: EnvPool, policy: Policy | None, executor: Executor, make_expert: Callable[[Env], Policy] = _expert
 ) -> Run:
     def run(rows: Sequence[EpisodePlan], on_result: OnResult) -> None:
@@ -289,7 +289,7 @@ def _film(
 
     filmed = partial(FilmedEnv, make_env=make_env, folder=folder)
     with EnvPool(filmed, num_slots=min(config.batch, len(chosen)), num_workers=config.workers) as pool:
-        _player(pool, policy, executor)(list(before), compare)
+        player(pool, policy, executor)(list(before), compare)
     write_json(out / "replays.json", {"rows": len(chosen), "differing": differing})
     if differing:
         print(f"warning: {len(differing)} of {len(chosen)} replayed episodes came out differently: {differing[0]}")

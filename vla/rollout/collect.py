@@ -3,14 +3,18 @@
 What the demonstrations cover decides what the policy can recover from (DART, Laskey et al. 2017). So an episode starts
 with a few random steps, coloured noise rides on every executed action, now and then the arm is kicked; the label of a
 frame is the expert's clean action at the state that was really reached. Failures are dropped.
+
+Frames in which nothing is done can be left out, by the rule with which OpenVLA's authors (arXiv 2406.09246) made
+LIBERO's data anew: the other actions are played again from the same start, and what is seen then is kept.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla.core.protocols import Env, Policy, Task
 from vla.core.spec import Embodiment
@@ -41,6 +45,9 @@ class Perturbation:
     linger: int = 3
 
 
+NOOP = 1e-4  # norm of the motion, in the action's own units, below which nothing is done
+
+
 def collect_plan(tasks: Sequence[Task], episodes: int, seed: int) -> list[EpisodePlan]:
     """`episodes` rows spread evenly over the tasks; never a held-out initial state.
 
@@ -69,13 +76,20 @@ def collect_row(
     row: EpisodePlan,
     perturbation: Perturbation,
     attempts: int,
+    drop_noops: bool,
     folder: Path,
 ) -> bool:
-    """Records one success of `row` into `folder`, trying again with other noise; False if none came."""
+    """Records one success of `row` into `folder`, trying again with other noise; False if none came.
+
+    With `drop_noops` an episode is a success if it is one without its idle frames too.
+    """
     expert = make_expert(env)
     for attempt in range(attempts):
         rng = np.random.default_rng([row.seed, attempt])
         episode = record_episode(env, expert, row, perturbation, rng)
+        if episode.success and drop_noops:
+            rng = np.random.default_rng([row.seed, attempt])
+            episode = without_noops(env, row, episode, perturbation, rng)
         if episode.success:
             write_staged(folder, row_name(row), episode)
             return True
@@ -86,9 +100,7 @@ def record_episode(
     env: Env, expert: Policy, row: EpisodePlan, perturbation: Perturbation, rng: np.random.Generator
 ) -> Episode:
     """One episode of the expert under noise, with every camera at every step."""
-    env.reset(row.task, row.init_state, row.seed)
-    sigma = float(rng.choice(perturbation.sigmas)) if len(perturbation.sigmas) else 0.0
-    _preroll(env, perturbation, rng)
+    sigma = _start(env, row, perturbation, rng)
     noise = _Noise(env.spec, sigma, perturbation, rng)
     observations, actions, labels, successes = [env.observe()], [], [], []
     step: Step | None = None
@@ -118,6 +130,56 @@ def record_episode(
     )
 
 
+def noops_T(spec: Embodiment, actions_TA: Float, labels_TA: Float) -> NDArray[np.bool_]:
+    """(T,) bool: the frames in which nothing was done and nothing is to be imitated.
+
+    Executed action and label both move by less than NOOP on all axes but the gripper's, and leave the gripper as the
+    frame kept before has it. All False where a zero does not mean "stay" (axes that command places, not motions).
+    """
+    gripper_A = np.array([axis.binary or "gripper" in axis.name for axis in spec.action])
+    moves = [axis for axis, gripper in zip(spec.action, gripper_A, strict=True) if not gripper]
+    idle_T = np.zeros(len(actions_TA), bool)
+    if not all(np.isfinite(axis.high) and axis.low == -axis.high for axis in moves):
+        return idle_T
+    both_T2A = np.stack([actions_TA, labels_TA], axis=1)
+    still_T = (np.linalg.norm(both_T2A[:, :, ~gripper_A], axis=2) < NOOP).all(axis=1)
+    kept_2G = None
+    for t in range(len(idle_T)):
+        gripper_2G = both_T2A[t][:, gripper_A]
+        idle_T[t] = still_T[t] and (kept_2G is None or np.array_equal(gripper_2G, kept_2G))
+        kept_2G = kept_2G if idle_T[t] else gripper_2G
+    return idle_T
+
+
+def without_noops(
+    env: Env, row: EpisodePlan, episode: Episode, perturbation: Perturbation, rng: np.random.Generator
+) -> Episode:
+    """The episode with its idle frames left out, as the env shows it when the other actions are played again.
+
+    Whether it still succeeds is in `success`. Labels stay with their actions. An episode without idle frames is
+    returned as it is. `rng`: in the state that `record_episode` was given, so that the start is the same.
+    """
+    kept_T = ~noops_T(env.spec, episode.actions_TA, episode.labels_TA)
+    if kept_T.all() or not kept_T.any():
+        return episode
+    _start(env, row, perturbation, rng)
+    observations, steps = [env.observe()], []
+    for action_A in episode.actions_TA[kept_T]:
+        steps.append(env.step(action_A))
+        observations.append(env.observe())
+    return replace(
+        episode,
+        observations=observations,
+        actions_TA=np.stack([step.executed_A for step in steps]),
+        labels_TA=episode.labels_TA[kept_T],
+        rewards={"success": np.array([step.success for step in steps], np.float32)},
+        terminated=steps[-1].terminated,
+        truncated=steps[-1].truncated,
+        success=steps[-1].success,
+        meta={**episode.meta, "noops_dropped": int((~kept_T).sum())},
+    )
+
+
 class _Noise:
     """Coloured noise on the continuous axes of the action, with rare kicks."""
 
@@ -138,6 +200,14 @@ class _Noise:
         kick_A = self._kick_A if self._kick_left > 0 else 0.0
         self._kick_left = max(self._kick_left - 1, 0)
         return (self._noise_A + kick_A).astype(np.float32)
+
+
+def _start(env: Env, row: EpisodePlan, perturbation: Perturbation, rng: np.random.Generator) -> float:
+    """Resets and moves off the usual start; the episode's sigma."""
+    env.reset(row.task, row.init_state, row.seed)
+    sigma = float(rng.choice(perturbation.sigmas)) if len(perturbation.sigmas) else 0.0
+    _preroll(env, perturbation, rng)
+    return sigma
 
 
 def _preroll(env: Env, perturbation: Perturbation, rng: np.random.Generator) -> None:

@@ -1,7 +1,8 @@
 """Results to one HTML page that needs nothing else: no network, films and pictures inside.
 
 Special: the headline carries its interval and its number of episodes, failures are shown beside successes, and what the
-number depends on (versions, commit, renderer, protocol) stands on the same page.
+number depends on (versions, commit, renderer, protocol) stands on the same page. Films and pictures have a limit in
+bytes, and the page says what it left out.
 """
 
 import base64
@@ -15,41 +16,66 @@ from typing import Any
 
 from vla.core.errors import MissingAssetError
 from vla.rollout.charts import curves, interval_row, outcome_strip, percent, stacked_bar
+from vla.rollout.compare import compare
 from vla.rollout.evaluate import read_results
+from vla.rollout.report_gallery import Room, failures_gallery, failures_of, in_turn, pairs_gallery, unlike_pairs
+from vla.rollout.report_pairs import pairs_table
 from vla.rollout.report_style import CSS, SCRIPT
+from vla.rollout.robustness import read_summary, severity_charts
 from vla.rollout.video import film_name
 
 
 def write_report(
-    out: Path, results: Sequence[Path], *, training: Path | None = None, title: str = "Evaluation", summary: str = ""
+    out: Path,
+    results: Sequence[Path],
+    *,
+    against: Path | None = None,
+    robustness: Path | None = None,
+    training: Path | None = None,
+    gallery: int = 6,
+    media_mb: float = 24.0,
+    allow_differences: bool = False,
+    title: str = "Evaluation",
+    summary: str = "",
+    notes: Sequence[str] = (),
 ) -> None:
     """Writes the page.
 
     Args:
         out: the HTML file.
         results: result folders or `results.json` files; the first is what the page is about, the others are compared.
+        against: results of the same episodes, to be compared pair by pair.
+        robustness: folder of a `scripts.robustness`, for its charts.
         training: a run directory or a metrics.jsonl, for the loss curve.
+        gallery: strips of failures, and of pairs that ended differently, at most; of those that have a film.
+        media_mb: size of all pictures and films in the page [10^6 bytes], at most.
+        allow_differences: compare `against` even where the episodes were played under other conditions.
         title: of the page.
         summary: one sentence under the title.
+        notes: what to say about films that could not be made.
 
     Raises:
         MissingAssetError: a folder without results.
         CorruptFileError: a file that is not what it claims to be.
+        GrasplineError: `against` is not comparable.
     """
     if not results:
         raise MissingAssetError("results: none given; name the folder of an evaluation")
-    paths = [path / "results.json" if path.is_dir() else path for path in results]
+    paths = [_file(path) for path in results]
     contents = [read_results(path) for path in paths]
-    main = contents[0]
+    main, folder, room = contents[0], paths[0].parent, Room(int(media_mb * 1e6))
     sections = [
         _headline(main),
         _errors(main),
         _comparison(contents, paths) if len(contents) > 1 else "",
         _tasks(main),
-        _films(main["rows"], paths[0].parent / "videos"),
+        _failures(main["rows"], folder, gallery, room, notes),
+        _pairs(main, folder, _file(against), gallery, room, allow_differences=allow_differences) if against else "",
+        _robustness(read_summary(robustness), main["provenance"]) if robustness else "",
+        _films(main["rows"], folder / "videos", room),
         _training(training) if training else "",
         _timing(main["timing"], len(main["rows"])),
-        _settings(main["provenance"], paths[0].parent / "replays.json"),
+        _settings(main["provenance"], folder / "replays.json"),
     ]
     lead = f'<p class="soft">{escape(summary)}</p>' if summary else ""
     page = (
@@ -62,6 +88,10 @@ def write_report(
     partial = out.with_name(f".{out.name}.{os.getpid()}")
     partial.write_text(page)
     partial.replace(out)
+
+
+def _file(path: Path) -> Path:
+    return path / "results.json" if path.is_dir() else path
 
 
 def _section(heading: str, body: str, kind: str = "") -> str:
@@ -114,16 +144,67 @@ def _tasks(main: Mapping[str, Any]) -> str:
     return _section("Tasks", "".join(bars) + key)
 
 
-def _films(rows: Sequence[Mapping[str, Any]], folder: Path) -> str:
+def _failures(rows: Sequence[Mapping[str, Any]], folder: Path, number: int, room: Room, notes: Sequence[str]) -> str:
+    chosen = failures_of(rows, number)
+    failed = sum(not row["success"] and row["error"] is None for row in rows)
+    said = "".join(f'<p class="soft small">{escape(note)}</p>' for note in notes)
+    strips = failures_gallery(chosen, folder, room)
+    lead = f'<p class="soft small">{len(chosen)} of {failed} failures, spread over the tasks, from start to end.</p>'
+    return _section("How it failed", lead + strips + said if chosen else said)
+
+
+def _pairs(
+    main: Mapping[str, Any], folder: Path, against: Path, number: int, room: Room, *, allow_differences: bool
+) -> str:
+    """The paired comparison, then pairs of films; the page's own policy is compare's b."""
+    other = read_results(against)
+    outcome = compare(other, main, allow_differences=allow_differences)
+    names = _names(main, folder, other, against.parent)
+    pairs = unlike_pairs(main["rows"], other["rows"], number)
+    strips = pairs_gallery(pairs, (folder, against.parent), names, room)
+    unlike = outcome["only_a"] + outcome["only_b"]
+    lead = f"<h3>Where they part: {len(pairs)} of {unlike} pairs that ended differently, both played again</h3>"
+    return _section("Pair by pair", pairs_table(outcome, *names) + (lead + strips if pairs else ""))
+
+
+def _names(main: Mapping[str, Any], folder: Path, other: Mapping[str, Any], others: Path) -> tuple[str, str]:
+    """A short name for each of two policies: the last part of its path, or the folder's where that does not tell."""
+    named = [str(each["provenance"].get("policy", {}).get("name") or "") for each in (main, other)]
+    short = [name if "://" in name else Path(name).name for name in named]
+    return (short[0], short[1]) if all(short) and short[0] != short[1] else (folder.name, others.name)
+
+
+def _robustness(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+    """The charts; what they are of is said where it is not what the page is about."""
+    theirs = summary["provenance"]
+    other = [key for key in ("policy", "env") if theirs.get(key) != provenance.get(key)]
+    told = "; ".join(f"{key}: {', '.join(text for _, text in _flat(theirs.get(key)))}" for key in other)
+    note = f'<p class="soft small">Note: not of what is evaluated above, but of {escape(told)}.</p>' if other else ""
+    charts = severity_charts(summary)
+    return _section("Success against severity of a perturbation", charts and note + charts)
+
+
+def _films(rows: Sequence[Mapping[str, Any]], folder: Path, room: Room) -> str:
+    paths = {
+        number: folder / film_name(row["task"], row["init_state"], row["seed"], row["success"])
+        for number, row in enumerate(rows)
+        if row["error"] is None
+    }
+    there = {number: path for number, path in paths.items() if path.exists()}
+    order = in_turn({**rows[number], "number": number} for number in there)
+    shown = {row["number"] for row in order if room.take(there[row["number"]].stat().st_size)}
     groups = []
     for heading, success in (("Failures", False), ("Successes", True)):
-        figures = []
-        for row in rows:
-            path = folder / film_name(row["task"], row["init_state"], row["seed"], row["success"])
-            if row["success"] is success and path.exists():
-                figures.append(_film(row, path))
+        figures = [_film(rows[number], there[number]) for number in sorted(shown) if rows[number]["success"] is success]
         if figures:
             groups.append(f'<h3>{heading}</h3><div class="films">{"".join(figures)}</div>')
+    left_out = [path for number, path in there.items() if number not in shown]
+    if left_out:
+        size_mb = sum(path.stat().st_size for path in left_out) / 1e6
+        groups.append(
+            f'<p class="soft small">{len(left_out)} of {len(there)} films ({size_mb:.1f} MB) are left out to keep the '
+            f"page small; they lie in {escape(str(folder))}.</p>"
+        )
     return _section("Films", "".join(groups))
 
 

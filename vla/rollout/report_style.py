@@ -63,14 +63,32 @@ svg.chart .grid { stroke: var(--line); }
 svg.chart .raw { fill: none; stroke: var(--p1); stroke-width: 1.8; stroke-linejoin: round; }
 svg.chart .val { fill: none; stroke: var(--p3); stroke-width: 2; }
 svg.chart .dot { fill: var(--p3); }
-summary { cursor: pointer; color: var(--soft); font-size: .9rem; }
+svg.chart .plain { stroke: var(--p4); stroke-dasharray: 4 3; } svg.chart .whisker { stroke: var(--ink); opacity: .7; }
+.small-charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); gap: 18px; }
+.small-charts h3 { margin: 0 0 2px; } .small-charts p { margin: 4px 0 0; }
+td.extent { text-align: right; font-variant-numeric: tabular-nums; }
+.verdict { margin: 12px 0; }
+.pairs { margin-bottom: 12px; }
+.pairs th { text-align: right; font-weight: 600; padding: 5px 0 5px 12px; overflow-wrap: break-word; }
+.pairs th:first-child { text-align: left; padding-left: 0; }
+.pairs td:not(:first-child) { text-align: right; padding-right: 0; font-variant-numeric: tabular-nums; }
+.pairs td:first-child { width: 40%; } .pairs tr:last-child td { font-weight: 600; color: var(--ink); }
+.strip { margin-top: 14px; content-visibility: auto; contain-intrinsic-size: auto 210px; }
+.strip p { margin: 0; padding: 4px 11px 8px; }
+.frames { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 2px; }
+.frames img { display: block; width: 100%; height: auto; }
+.frames i { display: block; font-style: normal; font-size: .74rem; color: var(--soft); padding: 2px 6px 6px; }
+.frames .over img { opacity: .35; }
+.frames .marked { box-shadow: 0 0 0 2px var(--bad); } .frames .marked i { color: var(--bad); font-weight: 600; }
 .errors { border-color: var(--bad); }
 @media (max-width: 640px) {
   main { padding: 22px 12px 60px; } section { padding: 17px 15px; }
   .row { grid-template-columns: minmax(0, 1fr) auto; padding: 9px 0; }
   .row .bar, .dots { grid-column: 1 / -1; } .row .value { grid-row: 1; grid-column: 2; }
   .films { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px; }
-  svg.chart text { font-size: 25px; }
+  .frames { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+  svg.chart text { font-size: 25px; } .small-charts svg.chart text { font-size: 12px; }
+  .pairs td:first-child { width: 32%; }
   td:first-child { width: 40%; }
 }
 @media print { section { break-inside: avoid; } }

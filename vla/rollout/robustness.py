@@ -4,6 +4,7 @@ Special: every cell played the same (task, initial state, seed) rows as the plai
 interval the page says how many rows were lost and how many were won.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vla.core.errors import GrasplineError
+from vla.core.errors import CorruptFileError, GrasplineError, MissingAssetError
 from vla.rollout.charts import interval_row, percent
 from vla.rollout.report_style import CSS
 
+_KEYS = {"plain", "kinds", "provenance"}
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 300, 170, 40, 14, 12, 26
 
 
@@ -77,33 +79,44 @@ def summarise_cells(
     }
 
 
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The robustness.json of a folder.
+
+    Raises:
+        MissingAssetError: there is none.
+        CorruptFileError: it is not what it claims to be.
+    """
+    path = folder / "robustness.json" if folder.is_dir() else folder
+    if not path.exists():
+        raise MissingAssetError(f"no robustness.json at {path}; run `python -m scripts.robustness out={folder}` first")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise CorruptFileError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict) or not content.keys() >= _KEYS:
+        raise CorruptFileError(f"{path}: not a summary of perturbations, expected the fields {sorted(_KEYS)}")
+    return content
+
+
 def write_page(out: Path, summary: Mapping[str, Any], title: str = "Robustness") -> None:
     """Writes a summary as one HTML page that needs nothing else."""
     policy = summary["provenance"].get("policy", {}).get("name", "")
     sections = [
         _section("Without perturbation", interval_row(str(policy), summary["plain"], "main")),
-        _section("Success against severity", _charts(summary)),
+        _section("Success against severity", severity_charts(summary)),
         _section("Every number", "".join(_rows(kind, entry) for kind, entry in summary["kinds"].items())),
         _section("How far apart the starts lie", _spread(summary["spread_cm"])),
     ]
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title><style>{CSS}{_STYLE}</style></head><body><main><header>"
+        f"<title>{escape(title)}</title><style>{CSS}</style></head><body><main><header>"
         f"<h1>{escape(title)}</h1></header>{''.join(sections)}</main></body></html>"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}")
     partial.write_text(page)
     partial.replace(out)
-
-
-_STYLE = """
-.small-charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); gap: 18px; }
-.small-charts h3 { margin: 0 0 2px; } .small-charts p { margin: 4px 0 0; }
-svg.chart .plain { stroke: var(--p4); stroke-dasharray: 4 3; } svg.chart .whisker { stroke: var(--ink); opacity: .7; }
-td.extent { text-align: right; font-variant-numeric: tabular-nums; }
-"""
 
 
 def _outcomes(results: Mapping[str, Any]) -> dict[tuple[str, int, int], bool]:
@@ -114,7 +127,8 @@ def _section(heading: str, body: str) -> str:
     return f"<section><h2>{escape(heading)}</h2>{body}</section>" if body else ""
 
 
-def _charts(summary: Mapping[str, Any]) -> str:
+def severity_charts(summary: Mapping[str, Any]) -> str:
+    """A chart for each kind of perturbation, as HTML; empty where none was played."""
     figures = []
     for kind, entry in summary["kinds"].items():
         failed = "".join(
