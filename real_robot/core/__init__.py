@@ -1,0 +1,1 @@
+"""The core of the robot daemon: types, clock, timeline, filter, supervisor. MuJoCo behind one door."""
