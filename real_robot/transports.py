@@ -157,12 +157,31 @@ def _open_port(path: Path, baud: int) -> serial.Serial:
     return port
 
 
-def _take_lock(path: Path) -> int:
-    """Holds a lock file named after the real device, so that two names of one port exclude each other."""
+def port_owner(path: str | Path) -> int | None:
+    """The process that holds a port through `SerialTransport`, or None."""
+    try:
+        fd = os.open(_lock_path(Path(path)), os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return int(os.read(fd, 32) or 0) or None
+    finally:
+        os.close(fd)
+
+
+def _lock_path(path: Path) -> Path:
+    """Named after the real device, so that two names of one port exclude each other."""
     folder = Path(tempfile.gettempdir()) / "graspline-ports"
     folder.mkdir(exist_ok=True)
-    lock = folder / str(path.resolve()).strip("/").replace("/", "_")
-    fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    return folder / str(path.resolve()).strip("/").replace("/", "_")
+
+
+def _take_lock(path: Path) -> int:
+    """Holds the port's lock file. Raises PortBusyError."""
+    fd = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
