@@ -192,6 +192,12 @@ def policy_named(name: str, env: Env) -> tuple[Policy | None, dict[str, str | No
 def _local_policy(folder: Path, env: Env) -> tuple[Policy, dict[str, str | None]]:
     import torch
 
+    if (folder / "player.json").exists():
+        from vla.rl.player import load_player, player_hash
+
+        player = load_player(folder)
+        player.spec.check_same(env.spec, here="the player", there="the env")
+        return player, {"name": str(folder), "hash": player_hash(folder), "device": "cpu"}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if (folder / "config.json").exists() and not (folder / "policy.json").exists():
         from vla.policies.lerobot import LeRobotPolicy, lerobot_hash
