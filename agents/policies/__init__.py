@@ -1,0 +1,1 @@
+"""Policies that write text: a small decoder of ours, and language models."""
