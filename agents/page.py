@@ -22,12 +22,13 @@ A verdict compares the method with its baseline, seed by seed, with a 95 % inter
 the whole interval is above zero, *opposite* where it is below, else *not reproduced at this scale*. The scale is that
 of decoders with some 0.1 million parameters, or of a bandit; it says nothing of large models.
 
-**Read the verdicts as first looks.** Settings were chosen on the same questions and seeds that are shown, and there has been no
-second run on fresh ones. 15, 54, 68 and 70 were run anew with other settings after all three seeds of a first try (68 was clearly
-negative there, at beta 0.1); 34, 99 and 104 after one or two seeds; 34 and 58 got two seeds more. Baselines of 24 and 58 were changed to harder
-ones. Pretraining by steps leaves 0.07 to 0.87 of accuracy, which is most of the intervals' width. 7, 18 and 85 train the same arms
-and differ in what is measured; in 85 masking does all of it and the weights of key tokens nothing; 18 is nearly certain by
-construction. 99 forgets nearly everything in both arms. 55 has no entropy mask, 108 no token weights.
+**Read the verdicts as first looks.** Settings were chosen on the same questions and seeds that are shown, and there
+has been no second run on fresh ones. 15, 54, 68 and 70 were run anew with other settings after all three seeds of a
+first try (68 was clearly negative there, at beta 0.1); 34, 99 and 104 after one or two seeds; 34 and 58 got two
+seeds more. Baselines of 24 and 58 were changed to harder ones. Pretraining by steps leaves 0.07 to 0.87 of
+accuracy, which is most of the intervals' width. 7, 18 and 85 train the same arms and differ in what is measured; in
+85 masking does all of it and the weights of key tokens nothing; 18 is nearly certain by construction. 99 forgets
+nearly everything in both arms. 55 has no entropy mask, 108 no token weights.
 """
 
 
