@@ -8,7 +8,7 @@ export MUJOCO_GL ?= $(shell [ "$$(uname)" = Linux ] && echo egl || echo glfw)
 .PHONY: setup demo test check bench bench-eval
 setup: .venv/.ready
 
-.venv/.ready: requirements.lock pyproject.toml scripts/setup.sh plugins/lerobot_policy_graspline/pyproject.toml
+.venv/.ready: requirements.lock pyproject.toml scripts/setup.sh plugins/lerobot_policy_graspline/pyproject.toml plugins/lerobot_robot_graspline/pyproject.toml
 	@bash scripts/setup.sh
 
 demo: setup  ## collect -> train -> evaluate -> report on three tabletop tasks; pictures in outputs/demo/report.html

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from omegaconf import DictConfig
 
-from scripts import robot_bus, robot_conformance
+from scripts import robot_bus, robot_conformance, robot_record
 from scripts.entry import entry
 from vla.core.errors import unknown_name
 
-VERBS: dict[str, Callable[[DictConfig], None]] = {**robot_bus.VERBS, **robot_conformance.VERBS}
+VERBS: dict[str, Callable[[DictConfig], None]] = {**robot_bus.VERBS, **robot_conformance.VERBS, **robot_record.VERBS}
 
 
 def main(config: DictConfig) -> None:

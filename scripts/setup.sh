@@ -41,7 +41,8 @@ else
   installer=(.venv/bin/python -m pip install --disable-pip-version-check)
 fi
 "${installer[@]}" --quiet --no-deps -r requirements.lock
-"${installer[@]}" --quiet --no-deps --no-build-isolation --editable . --editable plugins/lerobot_policy_graspline
+"${installer[@]}" --quiet --no-deps --no-build-isolation --editable . --editable plugins/lerobot_policy_graspline \
+  --editable plugins/lerobot_robot_graspline
 
 say "checking OpenGL"
 export MUJOCO_GL="${MUJOCO_GL:-$([ "$(uname)" = Linux ] && echo egl || echo glfw)}"

@@ -1,0 +1,1 @@
+"""Recording on a real arm: readings, commands as sent, pictures; gridded into episodes."""

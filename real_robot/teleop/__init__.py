@@ -1,0 +1,1 @@
+"""Teleoperation: sources of setpoints that a person moves."""
