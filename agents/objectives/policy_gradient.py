@@ -1,6 +1,6 @@
 """Policy gradients: one surrogate, of which the named algorithms are arguments.
 
-    PPO              advantages of `advantages.turn_gae`, how="token"
+    PPO              advantages of `advantages.turn_advantages`, how="token"
     GRPO             `group_advantages`, how="sequence", kl_coefficient=0.04 (arXiv 2402.03300)
     Dr. GRPO         `group_advantages(scale=False)`, how="constant" (arXiv 2503.20783)
     DAPO             clip_high=0.28, how="token", groups without variance dropped (arXiv 2503.14476)
