@@ -24,7 +24,7 @@ from real_robot.core.supervisor import State
 from real_robot.core.types import Arm, ArmState, Chunk, Clock
 from real_robot.drivers.errors import BusError, TorqueOffError
 from real_robot.errors import LinkLost, PortBusyError
-from real_robot.loop import Lateness, run_loop
+from real_robot.loop import Lateness, first_in_line, run_loop
 from vla.core.errors import GrasplineError, unknown_name
 
 RETRY_S = 0.5  # between two attempts to open a lost port
@@ -204,7 +204,8 @@ class Daemon:
     def run(self) -> None:
         """Ticks until SIGINT, SIGTERM or `ending`, or until something raises; then shuts down.
 
-        SIGUSR1 is an e-stop, SIGUSR2 a reset: `scripts.robot estop` works when the network does not.
+        SIGUSR1 is an e-stop, SIGUSR2 a reset: `scripts.robot estop` works when the network does not. The loop's thread
+        is first in line where the system permits it.
         """
         handlers = {
             signal.SIGINT: self._asked_to_end,
@@ -214,7 +215,8 @@ class Daemon:
         }
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
-            run_loop(self.tick, self.clock, self.dt_s, lambda: not self.ending, self.lateness)
+            with first_in_line():
+                run_loop(self.tick, self.clock, self.dt_s, lambda: not self.ending, self.lateness)
         finally:
             try:
                 self.shutdown(self.ending or "unhandled exception")

@@ -1,7 +1,7 @@
 """How punctual the daemon's loop is on this machine: full block read and write on a paced twin, others busy beside it.
 
 The twin has a process of its own, so it takes its share of the machine too; an idle loop is measured the same way for
-comparison.
+comparison. Both loops ask to be first in line, as the daemon does.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ from real_robot.core.arms import koch_spec, so101_spec
 from real_robot.core.clock import RealClock
 from real_robot.daemon import Daemon
 from real_robot.drivers.build import koch, so101
-from real_robot.loop import Lateness, run_loop
+from real_robot.loop import Lateness, first_in_line, run_loop
 from real_robot.twin.arms import koch as koch_twin
 from real_robot.twin.arms import so101 as so101_twin
 
@@ -76,7 +76,8 @@ def shop_calibration(device: Device) -> ArmCalibration:
 
 def _run(tick: Callable[[], None], clock: RealClock, dt_s: float, seconds: float, lateness: Lateness) -> None:
     end_s = clock.now() + seconds
-    run_loop(tick, clock, dt_s, lambda: clock.now() < end_s, lateness)
+    with first_in_line():
+        run_loop(tick, clock, dt_s, lambda: clock.now() < end_s, lateness)
 
 
 def _spin(seconds: float) -> None:

@@ -4,7 +4,6 @@ with pty_twin("sts") as path: SerialTransport(path)
 """
 
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from real_robot.conformance.bench import Device
+from real_robot.loop import first_in_line
 from real_robot.twin.arms import koch, so101
 from real_robot.twin.link import PtyLink
 
@@ -31,10 +31,8 @@ def pty_twin(device: Device) -> Iterator[Path]:
 
 def serve(device: str, folder: str) -> None:
     """Until standard input closes."""
-    with contextlib.suppress(PermissionError):
-        os.nice(-15)  # an arm has processors of its own
     twin = so101() if device == "sts" else koch()
-    with PtyLink(twin, Path(folder)) as link:
+    with first_in_line(level=20), PtyLink(twin, Path(folder)) as link:  # an arm has processors of its own
         sys.stdout.write(f"{link.path}\n")
         sys.stdout.flush()
         sys.stdin.read()
