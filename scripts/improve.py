@@ -20,18 +20,20 @@ from tqdm import tqdm
 from scripts.entry import entry
 from sim.experts import expert_for
 from sim.vector import EnvPool
-from vla.core.errors import CorruptFileError, GrasplineError
+from vla.core.errors import CorruptFileError, GrasplineError, unknown_name
 from vla.core.protocols import Env, Task
 from vla.policies.load import load_policy, policy_hash
 from vla.rl.diagnostics import check_divergence, critic_metrics
 from vla.rl.features import Features, PolicyFeatures, StateFeatures
 from vla.rl.gather import REWARD, SUFFIX, Controller, Demonstrator, Explorer, Row, read_recording, record_to, to_replay
 from vla.rl.interfaces import ChunkBatch
+from vla.rl.misjudged import misjudged
 from vla.rl.player import ChunkPlayer, load_player, make_algorithm, player_hash, problem_of, save_player
 from vla.rl.problem import Problem
 from vla.rl.ranking import Judged, Protocol, judge_row, mean_interval, sentence, verdict
 from vla.rl.replay import Replay, concatenate
 from vla.rl.sampling import Sampler, success_weights
+from vla.rl.success_frames import attainable, duplicated
 from vla.rollout.collect import collect_plan
 from vla.rollout.evaluate import evaluate, write_json
 from vla.rollout.executor import RecedingHorizon
@@ -41,6 +43,8 @@ from vla.rollout.runner import EpisodePlan, EpisodeResult, OnResult, run_episode
 from vla.train.improve import Rows, improve
 
 FREE = ("out", "resume", "workers", "checkpoint_every", "log_every", "experiment")  # no result depends on them
+SUCCESS_FRAMES = ("as_they_are", "oversample", "duplicate")
+SUCCESS_REPEATS = 6  # how many times a success is seen where it is repeated
 ALARM_AFTER = 500  # updates: before that a critic says whatever its first weights say
 
 
@@ -57,7 +61,13 @@ def main(config: DictConfig) -> None:
     env.close()
     _claim(out / "improve.json", {key: value for key, value in plain.items() if key not in FREE}, plain["resume"])
     replay = _gather(plain, make_env, tasks).with_returns(REWARD, plain["discount"], after_truncation="nothing")
-    problem = problem_of(features, horizon=plain["horizon"], discount=plain["discount"], tasks=len(replay.tasks))
+    problem = problem_of(
+        features,
+        horizon=plain["horizon"],
+        discount=plain["discount"],
+        tasks=len(replay.tasks),
+        high=attainable(plain["discount"], _copies(plain)),
+    )
     player = _learn(plain, replay, features, problem, out)
     ranking = _rank(plain, make_env, tasks, player, out)
     results = _evaluate(plain, make_env, tasks, player, out)
@@ -78,8 +88,15 @@ def _check(plain: Mapping[str, Any]) -> None:
     for key in ("steps", "batch", "horizon", "checkpoint_every", "log_every"):
         if not isinstance(plain[key], int) or plain[key] < 1:
             raise GrasplineError(f"{key} is {plain[key]}, expected a whole number of at least 1")
+    if plain["success_frames"] not in SUCCESS_FRAMES:
+        raise unknown_name("success_frames", str(plain["success_frames"]), SUCCESS_FRAMES)
     if not isinstance(plain["data"], list) or not plain["data"]:
         raise GrasplineError(f"data is {plain['data']}, expected a list of folders such as [outputs/improve_data]")
+
+
+def _copies(plain: Mapping[str, Any]) -> int:
+    """Of the last frame of every success."""
+    return SUCCESS_REPEATS - 1 if plain["success_frames"] == "duplicate" else 0
 
 
 def _algorithm(plain: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -112,7 +129,9 @@ def _gather(plain: Mapping[str, Any], make_env: Callable[[], Env], tasks: Sequen
     found = [path for folder in (first, *others) for path in sorted(folder.glob(f"*/[!.]*{SUFFIX}"))]
     if not found:
         raise GrasplineError(f"data={plain['data']}: no episodes there, and gather asks for none")
-    return concatenate([to_replay([read_recording(path)], {"source": "simulator"}) for path in found])
+    seen = [misjudged(read_recording(path), **plain["judge"], seed=asked["seed"]) for path in found]
+    told = {"source": "simulator", **plain["judge"], "success_copies": _copies(plain)}
+    return concatenate([to_replay([duplicated(each, _copies(plain))], told) for each in seen])
 
 
 def _identity(policy: str) -> str:
@@ -244,7 +263,8 @@ def _inspect(player: ChunkPlayer, problem: Problem, done: int, batch: ChunkBatch
 
 def _weights(plain: Mapping[str, Any], replay: Replay) -> np.ndarray:
     """How often each step is drawn as the start of a chunk."""
-    weights_N = success_weights(replay, last=plain["horizon"], factor=plain["oversample_success"])
+    factor = SUCCESS_REPEATS if plain["success_frames"] == "oversample" else 1
+    weights_N = success_weights(replay, last=plain["horizon"], factor=factor)
     if plain["demo_share"] is None:
         return weights_N
     share, demo_N = plain["demo_share"], replay.demo_N

@@ -49,7 +49,7 @@ def main(config: DictConfig) -> None:
     plain: Any = OmegaConf.to_container(config, resolve=True)
     _check(plain)
     env = instantiate(plain["env"])
-    [task] = env.tasks.values()
+    task = _task(env, plain["task"])
     features = StateFeatures(spec=env.spec, instructions=[task.instruction])
     problem = problem_of(features, horizon=plain["horizon"], discount=plain["discount"], tasks=1)
     run = Run(plain=plain, env=env, task=task, features=features, problem=problem)
@@ -76,6 +76,15 @@ def _check(plain: Mapping[str, Any]) -> None:
     for key in ("rounds", "groups", "tries"):
         if plain[key] < 1:
             raise GrasplineError(f"{key} is {plain[key]}, expected at least 1")
+
+
+def _task(env: Env, name: str | None) -> Task:
+    """The task by name, or the env's only one."""
+    if name is None and len(env.tasks) == 1:
+        [name] = env.tasks
+    if name not in env.tasks:
+        raise unknown_name("task", str(name), env.tasks)
+    return env.tasks[name]
 
 
 class Run:
@@ -114,10 +123,12 @@ class Run:
         return {"seed": seed, "episodes": played, "sides": sides, **found}
 
     def side(self, row: Row) -> str:
-        """Where the goal of an episode is."""
+        """Where the goal of an episode is: right where the axis `side_axis` of its first state is above 0."""
+        axes = [axis.name for axis in self.env.spec.state]
+        if (name := self.plain["side_axis"]) not in axes:
+            raise unknown_name("side_axis", name, axes)
         self.env.reset(row.task, row.init_state, row.seed)
-        state_S = self.env.observe(()).state_S
-        return "right" if state_S[[axis.name for axis in self.env.spec.state].index("to_goal_x")] > 0 else "left"
+        return "right" if self.env.observe(()).state_S[axes.index(name)] > 0 else "left"
 
     def base(self, seed: int) -> State:
         """The actor that imitates demonstrations."""

@@ -27,7 +27,7 @@ with contextlib.redirect_stderr(io.StringIO()):  # robosuite 1.4 prints a warnin
     from robosuite.models.tasks import ManipulationTask
 
 from sim.tabletop_tasks import TABLE_Z, Thing
-from vla.core.se3 import quat_from_yaw, quat_mul
+from vla.core.se3 import quat_from_yaw, quat_mul, rotate, wrap_angle
 
 CUBE_HALF = 0.022  # [m]
 LYING = np.array([np.sqrt(0.5), 0.0, np.sqrt(0.5), 0.0])  # upright things laid down along x
@@ -66,6 +66,25 @@ KINDS = {
     "cabinet": Kind(radius=0.10),
     "button": Kind(radius=0.045),
 }
+
+
+def long_axis(quat: np.ndarray, kind: str) -> np.ndarray | None:
+    """Direction (2,) on the table along which a thing is long; None where it is round from above."""
+    axis = KINDS[kind].grasp_axis
+    if axis is None:
+        return None
+    along = rotate(quat, np.array(axis))[:2]
+    return along if np.hypot(*along) >= 0.5 else None
+
+
+def grasp_turn(quat: np.ndarray, kind: str, yaw: float) -> float:
+    """How far the hand at `yaw` has to turn [rad] to close across a thing: to the nearest of its equal grasps."""
+    along = long_axis(quat, kind)
+    if along is None:
+        return 0.0
+    period = 2 * np.pi / KINDS[kind].grasp_turns
+    return wrap_angle((float(np.arctan2(along[1], along[0])) - yaw) * 2 * np.pi / period) * period / (2 * np.pi)
+
 
 COLOURS = {"red_cube": (0.85, 0.12, 0.1, 1), "green_cube": (0.15, 0.65, 0.2, 1), "blue_cube": (0.12, 0.3, 0.85, 1)}
 

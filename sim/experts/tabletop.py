@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sim.tabletop import HAND_DOWN, TabletopEnv
-from sim.tabletop_scene import CUBE_HALF, FIXTURES, KINDS
+from sim.tabletop_scene import CUBE_HALF, FIXTURES, grasp_turn, long_axis
 from sim.tabletop_tasks import TABLE_Z, TASKS, At, In, On, Opened, Pressed, TabletopTask
-from vla.core.se3 import rotate, wrap_angle
+from vla.core.se3 import wrap_angle
 from vla.core.spec import Embodiment
 from vla.core.types import ActionChunk, Float, Observation
 
@@ -85,17 +85,11 @@ def _turn_to(eef_mat: np.ndarray, yaw: float) -> np.ndarray:
 
 
 def _grasp_yaw(truth: Truth, thing: str, kind: str) -> float:
-    """The hand's yaw [rad] at which the fingers close across a thing, the nearest of its equal grasps."""
-    axis = KINDS[kind].grasp_axis
-    long_axis = rotate(truth[f"{thing}_quat"], np.array(axis)) if axis is not None else np.zeros(3)
-    if np.hypot(*long_axis[:2]) < 0.5:
-        return 0.0  # round from above
-    heading = float(np.arctan2(long_axis[1], long_axis[0]))
-    mat = truth["eef_mat"]
-    current = float(np.arctan2(mat[1, 1], mat[0, 1]))  # the hand's y axis is along x when its yaw is 0
-    period = 2 * np.pi / KINDS[kind].grasp_turns
-    turn = wrap_angle((heading - current) * 2 * np.pi / period) * period / (2 * np.pi)
-    return wrap_angle(current + turn)
+    """The hand's yaw [rad] at which the fingers close across a thing; 0 where any will do."""
+    if long_axis(truth[f"{thing}_quat"], kind) is None:
+        return 0.0
+    current = _yaw_of_hand(truth)
+    return wrap_angle(current + grasp_turn(truth[f"{thing}_quat"], kind, current))
 
 
 def _between_fingers(truth: Truth, things: Sequence[str]) -> bool:

@@ -105,8 +105,8 @@ def _only_learner(module: ModuleType) -> Any:
     return found
 
 
-def problem_of(features: Features, *, horizon: int, discount: float, tasks: int) -> Problem:
-    """The problem of reaching success: it pays 1 and ends the episode, so returns lie in [0, 1].
+def problem_of(features: Features, *, horizon: int, discount: float, tasks: int, high: float = 1.0) -> Problem:
+    """The problem of reaching success: it pays 1 and ends the episode, so returns lie in [0, `high`].
 
     Raises:
         GrasplineError: a horizon longer than the chunk of the policy whose features these are.
@@ -120,7 +120,7 @@ def problem_of(features: Features, *, horizon: int, discount: float, tasks: int)
         binary=features.spec.binary_A.tolist(),
         discount=discount,
         low=0.0,
-        high=1.0,
+        high=high,
         tasks=tasks,
         base_chunk=None if base is None else features.width - base * action_dim,
     )
