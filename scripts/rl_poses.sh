@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Offline RL on three manipulation tasks, algorithms side by side: scripts/rl_poses.sh [out] [seeds...]
-# For each seed: 45 demonstrations a task -> a clone of them -> 45 attempts a task of the clone -> every algorithm on both.
+# For each seed: 45 demonstrations a task -> a clone of them -> 45 attempts a task of the clone -> every algorithm on both;
+# then 45 attempts of Q-chunking's policy -> Q-chunking and filtered imitation on all three.
 # ALGORITHMS="bc iql" does some of them. Goes on where it stopped; prints the table at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,13 +16,23 @@ improve() { # label, algorithm, data folders, overrides...
     gather.seed="$seed" "data=[$data]" out="$run" "$@"
 }
 
+again() { # label of the run whose policy makes the next attempts
+  attempts=(gather.demonstrations.episodes=0 gather.attempts.episodes=135 gather.attempts.player="$out/$1_$seed")
+}
+
 for seed in "${seeds[@]}"; do
-  demos="$out/data_$seed" attempts="$out/data_${seed}_attempts"
+  demos="$out/data_$seed"
   improve clone bc "$demos"
-  both="$attempts,$demos"
-  gather=(gather.demonstrations.episodes=0 gather.attempts.episodes=135 gather.attempts.player="$out/clone_$seed")
+  again clone
+  data="$out/data_${seed}_clone,$demos"
   for algorithm in "${algorithms[@]}"; do
-    improve "$algorithm" "$algorithm" "$both" "${gather[@]}"
+    improve "$algorithm" "$algorithm" "$data" "${attempts[@]}"
   done
+  if [ -f "$out/q_chunking_$seed/results.json" ]; then # a second round, and its control: the same data without a critic
+    again q_chunking
+    data="$out/data_${seed}_q_chunking,$data"
+    improve q_chunking_again q_chunking "$data" "${attempts[@]}"
+    improve filtered_bc_again filtered_bc "$data" "${attempts[@]}"
+  fi
 done
 $python -m scripts.improve_table root="$out" baseline=clone
