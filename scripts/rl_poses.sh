@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Offline RL on three manipulation tasks, algorithms side by side: scripts/rl_poses.sh [out] [seeds...]
 # For each seed: 45 demonstrations a task -> a clone of them -> 45 attempts a task of the clone -> every algorithm on both;
-# then 45 attempts of Q-chunking's policy -> Q-chunking and filtered imitation on all three.
+# then 45 attempts of RECAP's policy -> RECAP and, as a control, filtered imitation on all three.
 # ALGORITHMS="bc iql" does some of them. Goes on where it stopped; prints the table at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,10 +28,10 @@ for seed in "${seeds[@]}"; do
   for algorithm in "${algorithms[@]}"; do
     improve "$algorithm" "$algorithm" "$data" "${attempts[@]}"
   done
-  if [ -f "$out/q_chunking_$seed/results.json" ]; then # a second round, and its control: the same data without a critic
-    again q_chunking
-    data="$out/data_${seed}_q_chunking,$data"
-    improve q_chunking_again q_chunking "$data" "${attempts[@]}"
+  if [ -f "$out/advantage_conditioned_$seed/results.json" ]; then # a second round
+    again advantage_conditioned
+    data="$out/data_${seed}_advantage_conditioned,$data"
+    improve advantage_conditioned_again advantage_conditioned "$data" "${attempts[@]}"
     improve filtered_bc_again filtered_bc "$data" "${attempts[@]}"
   fi
 done

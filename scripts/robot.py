@@ -1,6 +1,6 @@
 """A real arm: `python -m scripts.robot <verb> [key=value ...]`. See --help.
 
-A verb is a function of the composed config; a file with more verbs ends in a table VERBS and is added here.
+A verb is a function of the composed config; a file with verbs ends in a table VERBS and is added here.
 """
 
 import sys
@@ -8,11 +8,27 @@ from collections.abc import Callable
 
 from omegaconf import DictConfig
 
-from scripts import robot_bus, robot_conformance, robot_record
+from scripts import (
+    robot_bus,
+    robot_conformance,
+    robot_deploy,
+    robot_hwtest,
+    robot_record,
+    robot_serve,
+    robot_setup,
+)
 from scripts.entry import entry
 from vla.core.errors import unknown_name
 
-VERBS: dict[str, Callable[[DictConfig], None]] = {**robot_bus.VERBS, **robot_conformance.VERBS, **robot_record.VERBS}
+VERBS: dict[str, Callable[[DictConfig], None]] = {
+    **robot_bus.VERBS,
+    **robot_setup.VERBS,
+    **robot_record.VERBS,
+    **robot_deploy.VERBS,
+    **robot_serve.VERBS,
+    **robot_hwtest.VERBS,
+    **robot_conformance.VERBS,
+}
 
 
 def main(config: DictConfig) -> None:

@@ -1,37 +1,48 @@
 """Verbs of `scripts.robot` that need no arm: the conformance suite and the loop's lateness."""
 
-import functools
+import contextlib
+import os
+import struct
 import sys
-from dataclasses import replace
+import tempfile
+import tty
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from real_robot.conformance.cases_cell import SOAK_HOURS, soak
+from real_robot.cameras.eyes import Eyes
+from real_robot.conformance import support
+from real_robot.conformance.case import Product, Terminal
 from real_robot.conformance.lateness import measure
-from real_robot.conformance.table import CASES, Outcome, run_case, score
+from real_robot.conformance.support import PeerRow
+from real_robot.conformance.table import cases, run_suite, score
+from real_robot.daemon import Daemon
+from real_robot.teleop import keyboard
+from real_robot.teleop.drive import Drive
+from real_robot.teleop.gamepad import ESTOP, Joystick
+from real_robot.teleop.jog import JogSource
+from scripts.robot_record import Session
 from vla.core.errors import GrasplineError, unknown_name
+from vla.core.spec import Embodiment
+from vla.core.types import Episode
+from vla.data.lerobot import LeRobotSource, write_dataset
+from vla.data.staging import SUFFIX, read_staged, write_staged
 
 DEVICES = ("sts", "dxl")
 
 
 def conformance(config: DictConfig) -> None:
     """Prints the table and `passed/total` last; exit status 0 only when all pass."""
-    outcomes, peers = [], []
-    numbers = set(config.cases or range(1, 61))
-    for device in _devices(config.device):
-        for case in CASES:
-            if case.number not in numbers:
-                continue
-            if case.number == 60 and config.soak_hours:
-                seconds, missing = 3600.0 * config.soak_hours, case.missing if config.soak_hours < SOAK_HOURS else ""
-                case = replace(case, run=functools.partial(soak, seconds=seconds), missing=missing)
-            outcomes.append(run_case(case, device))
-            print(outcomes[-1], flush=True)
+    numbers, peers, outcomes = set(config.cases or range(1, 61)), [], []
+    rows = [case for case in cases(PRODUCT, soak_hours=config.soak_hours) if case.number in numbers]
+    for outcome in run_suite(rows, _devices(config.device)):
+        outcomes.append(outcome)
+        print(outcome, flush=True)
     if config.peer is not None:
         peers = _peer(config.peer, numbers)
     if config.out is not None:
-        Path(config.out).write_text(markdown(outcomes, peers))
+        Path(config.out).write_text(support.page(outcomes, peers))
     passed, total = score(outcomes)
     print(f"{passed}/{total}")
     if passed < total:
@@ -45,24 +56,60 @@ def bench(config: DictConfig) -> None:
         print(measure(device, seconds=config.seconds, num_busy=config.busy))
 
 
-def markdown(outcomes: list[Outcome], peers: list[tuple[int, bool, str]]) -> str:
-    """The tables of docs/real_robot.md."""
-    lines = ["| # | fault | device | result | measured |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {row.case.number} | {row.case.title} | {row.device} | {row.verdict} | {row.detail} |" for row in outcomes
-    ]
-    if peers:
-        ours = {row.case.number: row for row in outcomes if row.device == "sts"}
-        lines += ["", "| # | fault | ours | lerobot | what lerobot's stock driver did |", "|---|---|---|---|---|"]
-        for number, passed, detail in peers:
-            row = ours.get(number)
-            title, verdict = (row.case.title, row.verdict) if row else ("", "not run")
-            lines.append(f"| {number} | {title} | {verdict} | {'pass' if passed else 'FAIL'} | {detail} |")
-    return "\n".join(lines) + "\n"
+def _read(folder: Path) -> list[Episode]:
+    return [read_staged(path) for path in sorted(folder.glob(f"*{SUFFIX}")) if not path.name.startswith(".")]
 
 
-def _peer(name: str, numbers: set[int]) -> list[tuple[int, bool, str]]:
-    """Rows (case, passed, detail) of a stock driver; not in the score, which is ours."""
+def _publish(episodes: Sequence[Episode], out: Path, spec: Embodiment) -> LeRobotSource:
+    write_dataset(iter(episodes), out, spec, total=len(episodes))
+    return LeRobotSource(out)
+
+
+@contextlib.contextmanager
+def _keyboard(daemon: Daemon) -> Iterator[Terminal]:
+    """A session as `teleop` runs it, its standard input a terminal of ours. A foot pedal is a keyboard of one key."""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    before, sys.stdin = sys.stdin, os.fdopen(slave)
+    try:
+        spec = next(iter(daemon.sides.values())).arm.spec
+        session = _session(daemon, JogSource(spec, lambda _: keyboard.jog(frozenset(), spec)))
+        yield Terminal(press=lambda: os.write(master, keyboard.ESTOP.encode()), tick=session.tick)
+    finally:
+        sys.stdin.close()
+        sys.stdin = before
+        os.close(master)
+
+
+@contextlib.contextmanager
+def _gamepad(daemon: Daemon) -> Iterator[Terminal]:
+    """The same with a pad, whose device file is a pipe of ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, spec = Path(folder) / "js0", next(iter(daemon.sides.values())).arm.spec
+        os.mkfifo(path)
+        pad = Joystick(path, spec)
+        with path.open("wb", buffering=0) as device:
+            session = _session(daemon, JogSource(spec, pad.read, session="gamepad", stops=pad.stops))
+            short = b"".join(struct.pack("<IhBB", 0, value, 1, ESTOP) for value in (1, 0))  # down and up in one tick
+            yield Terminal(press=lambda: device.write(short), tick=session.tick)
+        pad.close()
+
+
+def _session(daemon: Daemon, source: JogSource) -> Session:
+    """Beside whoever drives."""
+    arm, keys = next(iter(daemon.sides)), keyboard.Keys()
+    holder = daemon.leases.holder
+    assert holder is not None, "somebody drives"
+    drive = Drive(daemon, source, token=holder.token, arm=arm)
+    return Session(daemon=daemon, drive=drive, keys=keys, eyes=Eyes({}, start_s=daemon.clock.now()))
+
+
+TERMINALS = {"keyboard": _keyboard, "gamepad": _gamepad}
+PRODUCT = Product(write=write_staged, read=_read, publish=_publish, terminals=TERMINALS)
+
+
+def _peer(name: str, numbers: set[int]) -> list[PeerRow]:
+    """What a stock driver does; not in the score, which is ours."""
     if name != "lerobot":
         raise unknown_name("peer", name, ["lerobot"])
     try:
@@ -72,8 +119,8 @@ def _peer(name: str, numbers: set[int]) -> list[tuple[int, bool, str]]:
     rows = []
     for number in sorted(numbers & set(lerobot_peer.RUNS)):
         passed, detail = lerobot_peer.run_peer(number)
-        rows.append((number, passed, " ".join(detail.split()).replace("|", "/")))
-        print(f"{number:2d} lerobot {'pass' if passed else 'FAIL'} {rows[-1][2]}", flush=True)
+        rows.append(PeerRow(number=number, passed=passed, detail=" ".join(detail.split()).replace("|", "/")))
+        print(f"{number:2d} lerobot {'pass' if passed else 'FAIL'} {rows[-1].detail}", flush=True)
     return rows
 
 

@@ -1,14 +1,13 @@
 """Verbs of `scripts.robot` that drive an arm: teleop, record, replay.
 
-One thread ticks the arm and the source; episodes are staged by a writer thread as they end, and become a dataset when
-the session is over. A recording thus survives a kill but for the episode at hand: `record` picks up what is staged.
+One thread ticks the arm and the source, and looks through the cameras; one that shows nothing usable for half a second
+pauses the arm. Episodes are staged by a writer thread as they end, and become a dataset when the session is over. A
+recording thus survives a kill but for the episode at hand: `record` picks up what is staged.
 """
 
 import contextlib
-import itertools
 import os
 import select
-import signal
 import sys
 import termios
 import tty
@@ -19,16 +18,15 @@ from pathlib import Path
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from safetensors.numpy import save_file
 
 from real_robot.calibration import ArmCalibration
-from real_robot.core.clock import RealClock
+from real_robot.cameras.eyes import Eyes
 from real_robot.core.faults import RefusedError
 from real_robot.core.supervisor import State
+from real_robot.core.types import ArmSpec
 from real_robot.daemon import Daemon
-from real_robot.drivers.servo_arm import ServoArm
-from real_robot.loop import run_loop
-from real_robot.record.recorder import Driver, Recorder, Recording, RecordingError, embodiment_of
+from real_robot.loop import first_in_line, run_loop
+from real_robot.record.recorder import Driver, Recorder, RecordingError, embodiment_of
 from real_robot.record.writer import Writer
 from real_robot.teleop import keyboard
 from real_robot.teleop.drive import Drive, Teleop
@@ -36,10 +34,11 @@ from real_robot.teleop.gamepad import Joystick
 from real_robot.teleop.jog import JogSource
 from real_robot.teleop.leader import Leader, same_names
 from real_robot.teleop.scripted import Replay, Scripted
+from scripts.robot_cell import ARM, Cell, cell, connected
+from scripts.robot_staging import Staging
 from vla.core.errors import GrasplineError, SpecMismatchError, unknown_name
 from vla.core.types import Episode
-from vla.data.lerobot import LeRobotSource, write_dataset
-from vla.data.staging import SUFFIX, read_staged, write_staged
+from vla.data.lerobot import LeRobotSource
 
 SOURCES = ("keyboard", "gamepad", "leader", "scripted")
 HELP = "q/a w/s e/d r/f t/g y/h: joints    space: e-stop    Enter: next episode    Ctrl-D: end"
@@ -48,11 +47,13 @@ END, NEXT = "\x04", "\n"
 
 @dataclass(kw_only=True)
 class Session:
-    """An energised arm with its source, and the keys of the terminal."""
+    """An energised arm with its source, its cameras, and the keys of the terminal."""
 
     daemon: Daemon
     drive: Drive
     keys: keyboard.Keys
+    eyes: Eyes
+    recorder: Recorder | None = None
     ended: bool = False
     next: bool = False
 
@@ -60,7 +61,19 @@ class Session:
         now_s = self.daemon.clock.now()
         for key in _typed():
             self._key(key, now_s)
-        side = self.daemon.sides["arm"]
+        source = self.drive.source
+        for _ in range(source.stops() if isinstance(source, JogSource) else 0):
+            self.daemon.estop(source.session)
+        for finding in self.eyes.look(now_s):
+            self.daemon.fail(finding)
+            print(f"\n{finding}")
+            self.ended = (
+                self.ended or self.recorder is not None
+            )  # what goes on without its pictures is no demonstration
+        if self.recorder is not None:
+            for name, frame in (self.eyes.frames or {}).items():
+                self.recorder.see(name, frame)
+        side = self.daemon.sides[ARM]
         pressed = self.keys.held(now_s) - {keyboard.ESTOP}
         if side.state == State.PAUSED and side.controller.at_rest and pressed:
             with contextlib.suppress(RefusedError):  # it will be asked for again while the key is down
@@ -81,16 +94,16 @@ class Session:
 
     def run(self, going: Callable[[], bool]) -> None:
         """Ticks while `going()` and nobody has ended it."""
-        run_loop(
-            self.tick, self.daemon.clock, self.daemon.dt_s, lambda: going() and not self.ended, self.daemon.lateness
-        )
+        daemon = self.daemon
+        with first_in_line():
+            run_loop(self.tick, daemon.clock, daemon.dt_s, lambda: going() and not self.ended, daemon.lateness)
 
 
 def teleop(config: DictConfig) -> None:
     """Drives the arm from `source=` for `seconds`, without recording."""
-    with _session(config, _source) as session:
+    with cell(config) as one, _session(config, one, _source) as session:
         _run_for(session, config.seconds)
-        print(session.daemon.state()["arm"].latched or "done")
+        print(session.daemon.state()[ARM].latched or "done")
         print(f"lateness {session.daemon.lateness}")
 
 
@@ -98,149 +111,99 @@ def record(config: DictConfig) -> None:
     """Records `episodes=` of `seconds` each to `out=`; Enter ends one early."""
     if config.out is None:
         raise GrasplineError("out=: name the dataset's folder")
-    out, staging = Path(config.out), Path(f"{config.out}.staging")
-    calibration = ArmCalibration.load(Path(config.calibration))
-    recorder = Recorder(arm="arm", rate_hz=config.rate_hz, meta={"calibration": calibration.sha256})
-    recorder.driver = Driver.TELEOP
-    first = len(_staged(staging)) + (len(LeRobotSource(out)) if out.exists() else 0)
-    with (
-        Writer(_stager(staging, first)) as writer,
-        _session(config, _source) as session,
-    ):
-        session.daemon.subscribe(recorder.tick)
-        for index in range(first, first + config.episodes):
-            print(f"episode {index}")
-            recorder.start(config.task)
-            _run_for(session, config.seconds)
-            try:
-                recording = recorder.finish(success=not session.ended, truncated=session.ended)
-            except RecordingError as error:
-                print(f"discarded: {error}")
-            else:
-                writer.put(recording)
-            if session.ended or writer.trouble:
-                break
-        spec = embodiment_of(session.daemon.sides["arm"].arm.spec, (), config.rate_hz)
-    if writer.trouble:
-        raise GrasplineError(f"{writer.discarded} episodes discarded: {writer.trouble}; the others are in {staging}")
-    staged = _staged(staging)
-    if not staged:
-        raise GrasplineError("no episode was recorded")
-    write_dataset((read_staged(path) for path in staged), out, spec, total=len(staged))
-    for path in staged:
-        path.unlink()
-    print(f"{len(staged)} episodes in {out}; their other columns are in {staging}/columns")
+    staging = Staging(Path(config.out))
+    with cell(config) as one, staging.writing() as writer:
+        specs = [camera.spec for camera in one.cameras.values()]
+        meta = {"calibration": one.calibration.sha256}
+        recorder = Recorder(arm=ARM, cameras=tuple(one.cameras), rate_hz=config.rate_hz, meta=meta)
+        recorder.driver = Driver.TELEOP
+        with _session(config, one, _source) as session:
+            session.recorder = recorder
+            session.daemon.subscribe(recorder.tick)
+            for index in range(staging.first, staging.first + config.episodes):
+                print(f"episode {index}")
+                _one(config, session, recorder, writer)
+                if session.ended or writer.trouble:
+                    break
+            spec = embodiment_of(session.daemon.sides[ARM].arm.spec, specs, config.rate_hz)
+    print(f"{staging.publish(spec)} episodes in {staging.out}")
+
+
+def _one(config: DictConfig, session: Session, recorder: Recorder, writer: Writer) -> None:
+    recorder.start(config.task)
+    _run_for(session, config.seconds)
+    try:
+        writer.put(recorder.finish(success=not session.ended, truncated=session.ended))
+    except RecordingError as error:
+        print(f"discarded: {error}")
 
 
 def replay(config: DictConfig) -> None:
     """Plays `episode=` of the dataset `out=` on the arm, after a slow move to its start."""
     dataset = LeRobotSource(Path(config.out))
     episode, dt_s = dataset[config.episode], dataset.spec.dt_s
-    with _session(config, lambda _config, arm, _keys: _replay(arm, episode, dt_s)) as session:
+    with (
+        cell(config) as one,
+        _session(config, one, lambda _config, spec, _keys: _replay(spec, episode, dt_s)) as session,
+    ):
         source = session.drive.source
         assert isinstance(source, Replay)
         session.run(lambda: not source.done)
-        seen_J = session.daemon.sides["arm"].controller.commanded_J
+        seen_J = session.daemon.sides[ARM].controller.commanded_J
         print(f"ended {np.abs(seen_J - episode.actions_TA[-1]).max():.3f} rad from the last action")
 
 
-def _replay(arm: ServoArm, episode: Episode, dt_s: float) -> Replay:
-    if episode.actions_TA.shape[1] != len(arm.spec.joints):
-        raise SpecMismatchError(f"{episode.actions_TA.shape[1]} actions, {arm.spec.name} has {len(arm.spec.joints)}")
-    return Replay(arm.spec, episode.actions_TA.astype(np.float64), dt_s)
+def _replay(spec: ArmSpec, episode: Episode, dt_s: float) -> Replay:
+    if episode.actions_TA.shape[1] != len(spec.joints):
+        raise SpecMismatchError(f"{episode.actions_TA.shape[1]} actions, {spec.name} has {len(spec.joints)}")
+    return Replay(spec, episode.actions_TA.astype(np.float64), dt_s)
 
 
 @contextlib.contextmanager
 def _session(
-    config: DictConfig, source_of: Callable[[DictConfig, ServoArm, keyboard.Keys], Teleop]
+    config: DictConfig, one: Cell, source_of: Callable[[DictConfig, ArmSpec, keyboard.Keys], Teleop]
 ) -> Iterator[Session]:
     """Torque on, the source driving; afterwards stopped and switched off whatever happened."""
-    arm, keys, clock = _arm(config, config.port, config.calibration), keyboard.Keys(), RealClock()
-    daemon = Daemon({"arm": arm}, clock=clock, park_at_end=arm.spec.park is not None)
-    source = source_of(config, arm, keys)
-    daemon.connect()
-    try:
+    keys = keyboard.Keys()
+    source = source_of(config, one.build().spec, keys)
+    with connected(one) as daemon:
         daemon.enable()
-        drive = Drive(daemon, source, token=daemon.lease(source.session).token)
-        session = Session(daemon=daemon, drive=drive, keys=keys)
-        with _signals(session), _raw_terminal():
+        eyes = Eyes(one.cameras, start_s=daemon.clock.now())
+        drive = Drive(daemon, source, token=daemon.lease(source.session).token, arm=ARM)
+        with _raw_terminal():
             drive.start(align=config.align)
-            yield session
-    finally:
-        daemon.shutdown("the session is over")
+            yield Session(daemon=daemon, drive=drive, keys=keys, eyes=eyes)
 
 
-@contextlib.contextmanager
-def _signals(session: Session) -> Iterator[None]:
-    """As `Daemon.run` has them: `scripts.robot estop` and `reset` reach this process."""
-    daemon = session.daemon
-
-    def end(*_: object) -> None:
-        session.ended = True
-
-    def reset(*_: object) -> None:
-        with contextlib.suppress(GrasplineError):
-            daemon.reset()
-
-    handlers = {
-        signal.SIGINT: end,
-        signal.SIGTERM: end,
-        signal.SIGUSR1: lambda *_: daemon.estop("SIGUSR1"),
-        signal.SIGUSR2: reset,
-    }
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _source(config: DictConfig, arm: ServoArm, keys: keyboard.Keys) -> Teleop:
+def _source(config: DictConfig, spec: ArmSpec, keys: keyboard.Keys) -> Teleop:
     if config.source == "keyboard":
         print(HELP)
-        return JogSource(arm.spec, lambda now_s: keyboard.jog(keys.held(now_s), arm.spec), session="keyboard")
+        return JogSource(spec, lambda now_s: keyboard.jog(keys.held(now_s), spec), session="keyboard")
     if config.source == "gamepad":
-        return JogSource(arm.spec, Joystick(Path(config.gamepad), arm.spec).read, session="gamepad")
+        pad = Joystick(Path(config.gamepad), spec)
+        return JogSource(spec, pad.read, session="gamepad", stops=pad.stops)
     if config.source == "leader":
-        leader_arm = _arm(config, config.leader_port, config.leader_calibration)
-        leader_arm.connect()
-        joints = same_names(leader_arm.spec, arm.spec)
-        leader = Leader(leader_arm, arm.spec, joints, relative=config.relative)
-        leader.engage()
-        return leader
+        return _leader(config, spec)
     if config.source == "scripted":  # a wave of 0.2 rad, to try everything else with
-        return Scripted(arm.spec, lambda t: np.full(len(arm.spec.joints), 0.1 * (1.0 - np.cos(2.0 * t))))
+        return Scripted(spec, lambda t: np.full(len(spec.joints), 0.1 * (1.0 - np.cos(2.0 * t))))
     raise unknown_name("source", str(config.source), SOURCES)
 
 
-def _arm(config: DictConfig, port: str | None, calibration: str | None) -> ServoArm:
-    if port is None or calibration is None:
-        raise GrasplineError("port= and calibration= are needed (leader_port=, leader_calibration= for a leader)")
-    return instantiate(config.robot, _partial_=True)(calibration=ArmCalibration.load(Path(calibration)), port=port)
+def _leader(config: DictConfig, spec: ArmSpec) -> Leader:
+    if config.leader_port is None or config.leader_calibration is None:
+        raise GrasplineError("leader_port= and leader_calibration=: name the leader's port and its file")
+    calibration = ArmCalibration.load(Path(config.leader_calibration))
+    arm = instantiate(config.robot, _partial_=True)(calibration=calibration, port=config.leader_port)
+    arm.connect()
+    leader = Leader(arm, spec, same_names(arm.spec, spec), relative=config.relative)
+    leader.engage()
+    return leader
 
 
 def _run_for(session: Session, seconds: float) -> None:
     session.next = False
     end_s = session.daemon.clock.now() + seconds
     session.run(lambda: session.daemon.clock.now() < end_s and not session.next)
-
-
-def _staged(staging: Path) -> list[Path]:
-    return sorted(path for path in staging.glob(f"*{SUFFIX}") if not path.name.startswith("."))
-
-
-def _stager(staging: Path, first: int) -> Callable[[Recording], None]:
-    """Stages recordings, numbered from `first`: columns first, so an episode that is there has them."""
-    numbers = itertools.count(first)
-
-    def stage(recording: Recording) -> None:
-        name = f"{next(numbers):06d}"
-        (staging / "columns").mkdir(parents=True, exist_ok=True)
-        save_file(dict(recording.columns), staging / "columns" / f"{name}{SUFFIX}")
-        write_staged(staging, name, recording.episode)
-
-    return stage
 
 
 @contextlib.contextmanager

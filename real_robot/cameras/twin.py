@@ -5,6 +5,7 @@ that one, so it works on a virtual clock, and the same seed gives the same frame
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,14 +139,49 @@ def pattern(height: int, width: int, *, hue: int = 0) -> Callable[[float], Image
     return draw
 
 
-def rendered(model: Any, data: Any, camera: str, height: int, width: int) -> Callable[[float], Image]:
-    """Pictures of a MuJoCo camera at the moment of the call, whatever the time asked for. Needs EGL or OSMesa."""
+def rendered(
+    model: Any,
+    data: Any,
+    camera: Any,
+    height: int,
+    width: int,
+    *,
+    lock: AbstractContextManager | None = None,
+) -> Callable[[float], Image]:
+    """Pictures of a MuJoCo camera at the moment of the call, whatever the time asked for. Needs EGL or OSMesa.
+
+    The renderer belongs to the thread that draws first. `lock`: held while the scene is read, where another thread
+    steps the physics.
+    """
     import mujoco  # an optional extra's own door: a machine with real cameras has no renderer
 
-    renderer = mujoco.Renderer(model, height, width)
+    renderers: list[mujoco.Renderer] = []
 
     def draw(time_s: float) -> Image:
-        renderer.update_scene(data, camera=camera)
-        return renderer.render().copy()
+        if not renderers:
+            renderers.append(mujoco.Renderer(model, height, width))
+        with lock or nullcontext():
+            renderers[0].update_scene(data, camera=camera)
+        return renderers[0].render().copy()
 
     return draw
+
+
+def view(
+    *,
+    azimuth_deg: float = 180.0,
+    elevation_deg: float = -30.0,
+    distance_m: float = 0.9,
+    lookat_m: tuple[float, float, float] = (0.15, 0.0, 0.1),
+) -> Any:
+    """A free MuJoCo camera, for models without one of their own."""
+    import mujoco
+
+    camera = mujoco.MjvCamera()
+    camera.azimuth, camera.elevation, camera.distance, camera.lookat[:] = (
+        azimuth_deg,
+        elevation_deg,
+        distance_m,
+        lookat_m,
+    )
+    return camera

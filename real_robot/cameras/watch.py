@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from real_robot.cameras.frames import CameraSpec, Frame, findings
+from real_robot.cameras.frames import CameraSpec, Frame, flaws, lateness
 from real_robot.core.faults import Fault, FaultCode, fault
 
 KEPT = 5  # frames; so many equal ones in a row are a frozen camera
@@ -22,13 +22,17 @@ class Watch:
         self._spec, self._max_age_s = spec, max_age_s
         self._frames: deque[Frame] = deque(maxlen=KEPT)
         self._good_s = start_s
+        self._flaws: list[str] = []
         self.found: list[str] = []
 
     def look(self, frame: Frame | None, now_s: float) -> Frame | None:
         """The frame, if a policy may see it. `found` says why not."""
         if frame is not None and (not self._frames or frame.seq != self._frames[-1].seq):
             self._frames.append(frame)
-        self.found = findings(list(self._frames), self._spec, now_s, max_age_s=self._max_age_s, still=KEPT)
+            self._flaws = flaws(list(self._frames), self._spec, KEPT)  # once a picture: it costs a tenth of a tick
+        newest = self._frames[-1] if self._frames else None
+        late = ["dead: no frame yet"] if newest is None else lateness(newest, now_s, self._max_age_s)
+        self.found = [*self._flaws, *late]
         if self.found:
             return None
         self._good_s = now_s

@@ -5,6 +5,7 @@ each case the bench looks at invariants that no fault excuses: no goal outside t
 under torque, no joint faster than the servo-resident limit.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -120,6 +121,7 @@ class Bench:
         )
         self.side: Side = self.daemon.sides[names[0]]
         self.controller, self.supervisor = self.side.controller, self.side.controller.supervisor
+        self.step: Callable[[], object] = self.daemon.tick  # or that of a session around it
         self.reports: list[Report] = []
         self.daemon.subscribe(lambda report: self.reports.append(report) if report.arm == names[0] else None)
         self.token, self.session, self.seq, self.beats = "", "a", 0, True
@@ -180,7 +182,7 @@ class Bench:
             leases = self.daemon.leases
             if self.token and self.beats and leases.holder is not None and not leases.expired(self.now):
                 self.daemon.heartbeat(self.token)
-            self.daemon.tick()
+            self.step()
 
     def run(self, seconds: float, *, driven: bool = False, **changed: Any) -> None:
         """Time passes; `driven`: the policy sends a chunk every 20 ticks."""
@@ -201,6 +203,21 @@ class Bench:
             tick += 1
         return self.now - start_s
 
+    def paced(self, within_s: float, happened: Callable[[], bool] | None = None, what: str = "") -> float:
+        """As a driven `run`, or as `until`, in real time: for what has a clock of its own. Returns real seconds."""
+        start_s, tick, passed_s = time.monotonic(), 0, 0.0
+        while not (happened is not None and happened()):
+            if passed_s > within_s:
+                expect(happened is None, f"{what}: not within {within_s:.2f} s (state {self.state})")
+                break
+            if tick % EVERY == 0 and self.playing:
+                self.offer()
+            self.tick()
+            tick += 1
+            time.sleep(max(0.0, start_s + tick * self.daemon.dt_s - time.monotonic()))
+            passed_s = time.monotonic() - start_s
+        return passed_s
+
     def activate(self, session: str = "a", *, align: bool = False) -> None:
         if not self.token:
             self.token = self.daemon.lease("policy").token
@@ -208,6 +225,10 @@ class Bench:
             self.seq = 0
         self.session = session
         self.daemon.activate(self.token, session, align=align)
+        self.begin()
+
+    def begin(self) -> None:
+        """The wave of `chunk` starts now, where the arm is."""
         self._began_s = self.now
         self._from_J = self.controller.commanded_J
 

@@ -1,45 +1,21 @@
-"""Cases 44 to 60: what surrounds the arm, two arms, the servos' own protections, and a long run."""
+"""Cases 51 to 56, 59 and 60: two arms, the servos' own protections, what is stored in them, and a long run."""
 
-import gc
-import random
-import threading
-from pathlib import Path
+import functools
 
 import numpy as np
 
 from real_robot.calibration import ArmCalibration, Sweep, finish_sweep
 from real_robot.conformance.bench import Bench, Device, expect
 from real_robot.conformance.case import Case
-from real_robot.core.faults import FaultCode, GrasplineError, fault
+from real_robot.conformance.reflex import reflex, ur_installed
+from real_robot.conformance.soak import soaked
 from real_robot.core.supervisor import State
 from real_robot.twin import registers_dxl, registers_sts
 from real_robot.twin.dxl_bus import DxlBusTwin
 from real_robot.twin.sts_bus import StsBusTwin
 
 SOAK_HOURS = 8.0
-SHORT_SOAK_S = 20.0
-
-
-def stale_camera(device: Device) -> str:
-    bench = Bench(device).moving()
-    bench.daemon.fail(fault(FaultCode.OBSERVATION_STALE, "camera 'wrist': same frame for 500 ms", bench.now))
-    bench.tick()
-    expect(bench.state == State.PAUSED, f"state {bench.state}")
-    bench.rested(0.5)
-    bench.drives_again()
-    return "a report of a stale observation pauses the arm"
-
-
-def takeover(device: Device) -> str:
-    bench = Bench(device).moving()
-    bench.activate("teleoperation")
-    bench.run(0.5, driven=True)
-    expect(bench.state == State.ACTIVE, f"state {bench.state}")
-    bench.bounded()
-    bench.activate("policy")
-    bench.run(0.5, driven=True)
-    bench.bounded()
-    return "another session takes over at speed, there and back, within velocity and acceleration bounds"
+SHORT_SOAK_H = 60.0 / 3600.0
 
 
 def bimanual(device: Device) -> str:
@@ -153,94 +129,24 @@ def _swept(bench: Bench) -> ArmCalibration:
     return finish_sweep(sweep, bench.spec, device_ids=bench.arm.ids, offsets=[0] * 6, offset_sign=sign)
 
 
-def soak(device: Device, *, seconds: float = SHORT_SOAK_S, seed: int = 0) -> str:
-    """Random faults of all kinds, each left or recovered; counts what is left open."""
-    bench, dice = Bench(device, seed=seed).moving(), random.Random(seed)
-    bench.judge_speed = False
-    gc.collect()
-    open_files, threads, end_s = _open_files(), threading.active_count(), bench.now + seconds
-    faults = latches = 0
-    while bench.now < end_s:
-        bench.reports.clear()
-        if dice.random() < 0.2:  # every fifth burst of 20 ticks: one tick in a hundred
-            faults += 1
-            _inject(bench, dice)
-        bench.run(0.2, driven=True)
-        if bench.state in (State.ACTIVE, State.STARVED, State.HOLD):
-            continue
-        latches += 1
-        _recover(bench)
-    gc.collect()
-    expect(_open_files() <= open_files, "files left open")
-    expect(threading.active_count() <= threads, "threads left running")
-    return f"{seconds:.0f} s: {faults} faults, {latches} stops, all recovered, nothing left open"
-
-
-def _open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def _inject(bench: Bench, dice: random.Random) -> None:
-    servo, for_ = bench.twin.servos[dice.randrange(6)], dice.choice([0.01, 0.05, 0.2])
-    kinds = [
-        lambda: servo.silent(for_=for_),
-        lambda: servo.flip_bit(0.3, for_=for_),
-        lambda: servo.garbage(0.3, for_=for_),
-        lambda: servo.stale_reply(for_=for_),
-        lambda: servo.jump(500.0, for_=for_),
-        lambda: servo.stall(for_=for_),
-        lambda: servo.overload(for_=for_),
-        lambda: servo.reboot(),
-        lambda: bench.twin.lose_sync_writes(dice.randrange(1, 6)),
-        lambda: _pull(bench),
-        lambda: bench.daemon.estop("soak"),
-        lambda: bench.daemon.release(None),
-        lambda: bench.clock.advance(dice.choice([0.03, 0.1, 0.25])),
-    ]
-    dice.choice(kinds)()
-
-
-def _pull(bench: Bench) -> None:
-    bench.link.unplug()
-    bench.run(0.1)
-    bench.link.replug()
-
-
-def _recover(bench: Bench) -> None:
-    """As an operator would: wait, reset, enable, drive; patience for what needs to settle."""
-    for _ in range(10):
-        for servo in bench.twin.servos:
-            servo.heal()
-        bench.run(1.5)
-        try:
-            if bench.state in (State.FAULT, State.ESTOP):
-                bench.daemon.reset()
-            if bench.state == State.CONNECTED:
-                bench.daemon.enable()
-            bench._due_s = bench.now
-            bench.drives_again()
-            return
-        except GrasplineError:
-            bench._due_s = bench.now
-    expect(False, f"stuck in {bench.state}: {bench.supervisor.latched} {bench.side.trouble}")
+def soak_case(hours: float = 0.0) -> Case:
+    """Case 60 in so many hours; 0: a minute of them."""
+    missing = "" if hours >= SOAK_HOURS else f"{SOAK_HOURS:.0f} h (soak_hours=8 runs them)"
+    run = functools.partial(soaked, hours=hours or SHORT_SOAK_H)
+    return Case(number=60, title="soak, 1 % random faults", run=run, missing=missing)
 
 
 CASES = (
-    Case(number=44, title="camera frozen, late, dead, black", run=stale_camera, missing="detection in the cameras"),
-    Case(number=45, title="cameras exchanged", missing="cameras bound to serial numbers"),
-    Case(number=46, title="leader arm unplugged or jumps", missing="teleoperation"),
-    Case(number=47, title="leader and follower apart at start", missing="teleoperation"),
-    Case(number=48, title="takeover at speed", run=takeover, missing="the takeover mark in recordings"),
-    Case(number=49, title="disk full while recording", missing="recorder"),
-    Case(number=50, title="killed in mid-episode", missing="recorder"),
     Case(number=51, title="bimanual: one arm faults", run=bimanual),
     Case(number=52, title="bus watchdog expired", run=watchdog_expired, devices=("dxl",)),
     Case(number=53, title="payload with FF FF FD", run=stuffing, devices=("dxl",)),
     Case(number=54, title="hardware error, reboot needed", run=hardware_error, devices=("dxl",)),
     Case(number=55, title="adapter echoes", run=echo),
     Case(number=56, title="EEPROM lock and writes", run=eeprom),
-    Case(number=57, title="hostile network messages", missing="network server"),
-    Case(number=58, title="tokens, second controller, downgrade", missing="network server"),
-    Case(number=59, title="reflex of a controller arm", missing="drivers of Franka, UR, xArm"),
-    Case(number=60, title="soak, 1 % random faults", run=soak, missing=f"{SOAK_HOURS:.0f} h (soak_hours=8 runs them)"),
+    Case(
+        number=59,
+        title="reflex of a controller arm",
+        run=reflex,
+        missing="" if ur_installed() else "a controller to talk to (pip install ur-rtde)",
+    ),
 )

@@ -1,4 +1,4 @@
-"""Cases 38 to 43: the operator's stop, and the daemon's own process ending, dying, pausing, starving."""
+"""Cases 40 to 43: the daemon's own process ending, dying, pausing, starving."""
 
 import os
 import signal
@@ -12,41 +12,6 @@ from real_robot.core.faults import FaultCode, Reaction, RefusedError
 from real_robot.core.supervisor import State
 from real_robot.loop import Lateness, run_loop
 from real_robot.twin.dxl_bus import DxlBusTwin
-
-
-def estop(device: Device) -> str:
-    begins = []
-    for situation in ("active", "aligning", "fault"):
-        bench = Bench(device).moving() if situation != "aligning" else Bench(device).start()
-        if situation == "aligning":
-            bench.activate(align=True)
-            bench.offer(q_HN=np.full((30, 5), 0.5))
-            bench.run(0.5)
-            expect(bench.state == State.ALIGNING, f"state {bench.state}")
-        if situation == "fault":
-            bench.twin.lose_sync_writes(10)
-            bench.faulted(FaultCode.GOAL_NOT_TAKEN, within_s=0.1)
-        reports = len(bench.reports)
-        fast = float(np.abs(bench.reports[-1].tick.command.dq_J).max()) if bench.reports[-1].tick.command else 0.0
-        bench.daemon.estop("test")
-        bench.tick(2)
-        expect(bench.state == State.ESTOP, f"{situation}: {bench.state} after two ticks")
-        if situation != "fault":
-            slower = [float(np.abs(r.tick.command.dq_J).max()) for r in bench.reports[reports:] if r.tick.command]
-            expect(min(slower) < fast, f"{situation}: no slower after two ticks")
-            begins.append(next(i for i, speed in enumerate(slower) if speed < fast) + 1)
-        bench.rested(0.6)
-        bench.daemon.release(None)
-        bench.run(1.0)
-        expect(bench.state == State.ESTOP, f"{situation}: left by itself when the client had gone")
-        expect(all(bench.twin.torque_flags().values()), "a first press dropped the arm")
-        bench.recovered()
-    bench.daemon.estop("test")
-    bench.tick()
-    bench.daemon.estop("test")
-    bench.tick(2)
-    expect(not any(bench.twin.torque_flags().values()), "a second press left torque on")
-    return f"stop begins in tick {max(begins)}, latched, first press holds, second releases"
 
 
 def ends(device: Device) -> str:
@@ -149,13 +114,6 @@ def starved_of_cpu(device: Device) -> str:
 
 
 CASES = (
-    Case(
-        number=38,
-        title="e-stop from every channel and state",
-        run=estop,
-        missing="dashboard, HTTP, pedal and gamepad as channels (each is one call of Daemon.estop)",
-    ),
-    Case(number=39, title="e-stop channel lost (deadman)", missing="the dashboard's deadman"),
     Case(number=40, title="SIGTERM, SIGINT, exception", run=ends),
     Case(number=41, title="daemon killed", run=killed),
     Case(number=42, title="daemon paused for 200 ms", run=paused),

@@ -5,17 +5,30 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from real_robot.conformance import (
+    cases_bus,
+    cases_camera,
+    cases_cell,
+    cases_host,
+    cases_network,
+    cases_policy,
+    cases_power,
+    cases_record,
+    cases_stop,
+    cases_teleop,
+)
 from real_robot.conformance.bench import CaseFailed, Device, inspected
-from real_robot.conformance.case import Case
-from real_robot.conformance.cases_bus import CASES as BUS
-from real_robot.conformance.cases_cell import CASES as CELL
-from real_robot.conformance.cases_host import CASES as HOST
-from real_robot.conformance.cases_policy import CASES as POLICY
-from real_robot.conformance.cases_power import CASES as POWER
-from real_robot.core.faults import RefusedError
-from real_robot.drivers.errors import BusError
+from real_robot.conformance.case import Case, Product
+from vla.core.errors import GrasplineError
 
-CASES: tuple[Case, ...] = tuple(sorted([*POLICY, *BUS, *POWER, *HOST, *CELL], key=lambda case: case.number))
+_ALONE = (cases_policy, cases_bus, cases_power, cases_host, cases_camera, cases_teleop, cases_cell, cases_network)
+
+
+def cases(product: Product | None = None, *, soak_hours: float = 0.0) -> tuple[Case, ...]:
+    """The sixty, by number. Without a `product`, those that need the layers above are not built."""
+    found = [case for module in _ALONE for case in module.CASES]
+    found += [*cases_stop.cases(product), *cases_record.cases(product), cases_cell.soak_case(soak_hours)]
+    return tuple(sorted(found, key=lambda case: case.number))
 
 
 class Verdict(StrEnum):
@@ -51,7 +64,7 @@ def run_case(case: Case, device: Device) -> Outcome:
     start_s = time.perf_counter()
     try:
         detail, verdict = inspected(case.run, device), Verdict.PART if case.missing else Verdict.PASS
-    except (CaseFailed, RefusedError, BusError, AssertionError) as error:
+    except (CaseFailed, GrasplineError, AssertionError) as error:
         detail, verdict = f"{type(error).__name__}: {error}", Verdict.FAIL
     if verdict == Verdict.PART:
         detail = f"{detail}; not built: {case.missing}"
@@ -59,12 +72,11 @@ def run_case(case: Case, device: Device) -> Outcome:
     return Outcome(case=case, device=device, verdict=verdict, detail=detail, wall_s=wall_s)
 
 
-def run_suite(devices: Iterable[Device], numbers: Iterable[int] | None = None) -> Iterator[Outcome]:
-    wanted = None if numbers is None else set(numbers)
+def run_suite(rows: Iterable[Case], devices: Iterable[Device]) -> Iterator[Outcome]:
+    rows = tuple(rows)
     for device in devices:
-        for case in CASES:
-            if wanted is None or case.number in wanted:
-                yield run_case(case, device)
+        for case in rows:
+            yield run_case(case, device)
 
 
 def score(outcomes: Iterable[Outcome]) -> tuple[int, int]:

@@ -58,7 +58,7 @@ class Table:
 
 def identify(bus: Bus, servos: Sequence[Servo], registers: Mapping[str, Register], identity_size: int) -> Table:
     """Pings every expected ID, reads model and firmware, and looks for strangers when one is missing."""
-    wanted = {i: servo.models for servo in servos for i in (servo.device_id, *servo.shadow_ids)}
+    wanted = {i: servo.models for servo in servos for i in servo.motors}
     found: dict[int, Found] = {}
     for device_id in wanted:
         for _ in range(TRIES):

@@ -6,11 +6,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Servo:
-    """Who moves a joint. `models`: what may be there. `shadow_ids`: second motors that repeat what this one is told."""
+    """Who moves a joint.
+
+    models      what may be there
+    shadow_ids  second motors on the same joint, mounted against this one, that repeat what it is told
+    reversed    its drive mode is set to reverse; that of a second motor is then not, and the other way round
+    """
 
     device_id: int
     models: frozenset[int]
     shadow_ids: tuple[int, ...] = ()
+    reversed: bool = False
+
+    @property
+    def motors(self) -> tuple[int, ...]:
+        """Every ID that moves the joint, the first one first."""
+        return (self.device_id, *self.shadow_ids)
 
 
 @dataclass(frozen=True, kw_only=True)

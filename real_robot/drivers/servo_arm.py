@@ -50,6 +50,7 @@ class ServoArm(ServoConfig):
     """See the module; satisfies `core.types.Arm`. `seed`: of the sequence of block lengths. The rest: `ServoConfig`."""
 
     blocks: tuple[Block, ...]
+    second_blocks: tuple[Block, ...] = ()  # of second motors
 
     def __init__(
         self,
@@ -167,7 +168,7 @@ class ServoArm(ServoConfig):
 
     @abstractmethod
     def parse(self, device_id: int, *blocks: tuple[int, Status]) -> Reading:
-        """(first address, answer) of each block -> reading."""
+        """(first address, answer) of each block, then of each second motor's blocks -> reading of the joint."""
         ...
 
     @abstractmethod
@@ -193,16 +194,16 @@ class ServoArm(ServoConfig):
     def _enable(self) -> None:
         state = self.standing()
         self._refuse_outside(state.q_J)
-        limp = [i for i, on in zip(self.ids, state.torque_on_J, strict=True) if not on]
-        for device_id in limp:  # a joint that has torque keeps it all: less would drop the arm
+        # a joint that has torque, if of one motor, keeps it all: less would drop the arm
+        limp = [s.device_id for s in self.servos if all(self.get(i, "torque_enable") != 1 for i in s.motors)]
+        for device_id in limp:
             self.limit_torque(device_id, FIRST_SHARE)
         self._stand_at(state.q_J)
         row = self.registers["torque_enable"]
-        for device_id in self.ids:
-            self.shadow.expect(device_id, {"torque_enable": 1})
-            self.bus.write(device_id, row.address, row.pack(1))
-            for shadow_id in self.servos[self.ids.index(device_id)].shadow_ids:
-                self.bus.write(shadow_id, row.address, row.pack(1))
+        for servo in self.servos:
+            self.shadow.expect(servo.device_id, {"torque_enable": 1})
+            for device_id in servo.motors:
+                self.bus.write(device_id, row.address, row.pack(1))
         self._verify(state.q_J)
         for step in range(1, RAMP_STEPS + 1):
             self.clock.sleep_until(self.clock.now() + RAMP_S / RAMP_STEPS)
@@ -235,14 +236,24 @@ class ServoArm(ServoConfig):
         self.write(JointCommand(time_s=self.clock.now(), q_J=q_J, dq_J=np.zeros_like(q_J)))
 
     def _read_blocks(self) -> dict[int, list[tuple[int, Status]]]:
-        """Each block of each servo that answered all of them."""
-        found: dict[int, list[tuple[int, Status]]] = {device_id: [] for device_id in self.ids}
-        for block in self.blocks:
+        """The blocks of each joint whose motors, second ones too, answered all that they were asked."""
+        found = self._ask(self.ids, self.blocks)
+        seconds = self._ask([i for servo in self.servos for i in servo.shadow_ids], self.second_blocks)
+        return {
+            servo.device_id: found[servo.device_id] + [row for i in servo.shadow_ids for row in seconds[i]]
+            for servo in self.servos
+            if servo.device_id in found and all(i in seconds for i in servo.shadow_ids)
+        }
+
+    def _ask(self, device_ids: Sequence[int], blocks: Sequence[Block]) -> dict[int, list[tuple[int, Status]]]:
+        """All blocks of each of these motors that answered for each of them."""
+        found: dict[int, list[tuple[int, Status]]] = {device_id: [] for device_id in device_ids}
+        for block in blocks if device_ids else ():
             more = self._random.randrange(VARIANTS)
-            answers = self.bus.sync_read(self.ids, block.start - more, block.size + more)
+            answers = self.bus.sync_read(device_ids, block.start - more, block.size + more)
             for device_id, status in answers.items():
                 found[device_id].append((block.start - more, status))
-        return {device_id: rows for device_id, rows in found.items() if len(rows) == len(self.blocks)}
+        return {device_id: rows for device_id, rows in found.items() if len(rows) == len(blocks)}
 
     def _take(self, device_id: int, reading: Reading, now_s: float) -> None:
         """Keeps a reading, unless the joint cannot have got there; three times in a row it has."""
@@ -305,13 +316,13 @@ class ServoArm(ServoConfig):
         """Every servo, then everybody at once, then a look. A write with an error bit in its answer was done."""
         row = self.registers["torque_enable"]
         for servo in self.servos:
-            for device_id in (servo.device_id, *servo.shadow_ids):
+            for device_id in servo.motors:
                 self.bus.write(device_id, row.address, row.pack(0), tries=2)
             self.shadow.expect(servo.device_id, {"torque_enable": 0})
         for _ in range(2):
             self.bus.send(self.codec.torque_off_all())
         doubtful = []
-        for device_id, name in self.names.items():
+        for name, device_id in ((self.names[s.device_id], i) for s in self.servos for i in s.motors):
             try:
                 if self.get(device_id, "torque_enable"):
                     doubtful.append(f"{name} (servo {device_id}) still has torque")

@@ -129,7 +129,7 @@ class ServoConfig(ABC):
 
     def store(self, calibration: ArmCalibration) -> None:
         """Writes a calibration into the servos where it differs, all torque being off."""
-        for device_id in self.ids:
+        for device_id in (motor for servo in self.servos for motor in servo.motors):
             if self.get(device_id, "torque_enable"):
                 raise BusError(f"servo {device_id} has torque on: a calibration is stored into a limp arm only")
         self.calibration = calibration

@@ -9,8 +9,9 @@ always undo its own), and a packet whose stuffing is broken is refused even if i
 Source: Robotis e-manual, Protocol 2.0. CRC-16 of polynomial 0x8005, start 0, no reflection.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from real_robot.protocols.decoder import Decoder
 from real_robot.protocols.rows import Status
 
 BROADCAST = 0xFE
@@ -145,50 +146,15 @@ def _check_ids(device_ids: Sequence[int]) -> None:
         raise ValueError(f"device_ids {list(device_ids)}: expected distinct IDs in 0..{MAX_ID}, at least one")
 
 
-class StatusDecoder:
-    """Bytes in, status packets out, whatever the pieces they arrive in.
+class StatusDecoder(Decoder):
+    """Of this protocol."""
 
-    device_ids, data_size: what was asked for. A sound packet of another ID or size goes to `refused`, never to the
-    result. discarded: bytes that belonged to no sound packet.
-    """
-
-    def __init__(self, *, device_ids: Collection[int] | None = None, data_size: int | None = None) -> None:
-        self._ids, self._size = device_ids, data_size
+    @staticmethod
+    def longest(data_size: int | None) -> int:
         size = MAX_DATA if data_size is None else data_size
-        self._max_length = size + 4 + (size + 2) // 3  # INST, ERR, CRC, and the worst stuffing
-        self._buffer = bytearray()
-        self.refused: list[Status] = []
-        self.discarded = 0
+        return size + 4 + (size + 2) // 3  # INST, ERR, CRC, and the worst stuffing
 
-    def feed(self, data: bytes) -> list[Status]:
-        """The packets that `data` completes."""
-        self._buffer += data
-        return self._scan(final=False)
-
-    def finish(self) -> list[Status]:
-        """The line is quiet: nothing will complete a half packet, so looks for whole ones inside what is left."""
-        return self._scan(final=True)
-
-    def _scan(self, *, final: bool) -> list[Status]:
-        found: list[Status] = []
-        start = 0
-        buffer = self._buffer
-        while start < len(buffer):
-            length = self._candidate(start)
-            if length is None and not final:
-                break
-            status = self._status(start, length) if length else None
-            if status is None:
-                start += 1
-                self.discarded += 1
-                continue
-            start += length or 0
-            (found if self._asked(status) else self.refused).append(status)
-        del buffer[:start]
-        return found
-
-    def _candidate(self, start: int) -> int | None:
-        """Length of the packet that may begin at `start`: 0 if none can, None if more bytes must tell."""
+    def candidate(self, start: int) -> int | None:
         head = self._buffer[start : start + 8]
         if bytes(head[:4]) != HEADER[: len(head)]:
             return 0
@@ -201,14 +167,10 @@ class StatusDecoder:
             return 0
         return length + 7 if len(self._buffer) - start >= length + 7 else None
 
-    def _status(self, start: int, length: int) -> Status | None:
-        whole = bytes(self._buffer[start : start + length])
+    def status(self, whole: bytes) -> Status | None:
         if crc16(whole[:-2]) != whole[-2] | whole[-1] << 8:
             return None
         body = unstuff(whole[7:-2])
         if body is None or len(body) < 2:
             return None
         return Status(device_id=whole[4], error=body[1], data=body[2:])
-
-    def _asked(self, status: Status) -> bool:
-        return (self._ids is None or status.device_id in self._ids) and self._size in (None, len(status.data))

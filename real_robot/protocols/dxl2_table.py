@@ -8,7 +8,14 @@ from real_robot.protocols.rows import Register
 COUNTS_PER_TURN = 4096
 VELOCITY_UNIT_RPM = 0.229
 ACCELERATION_UNIT_RPM2 = 214.577
-MODELS = {1060: "xl430-w250", 1190: "xl330-m077", 1200: "xl330-m288", 1020: "xm430-w350", 1120: "xm540-w270"}
+MODELS = {
+    1060: "xl430-w250",
+    1070: "xc430-w150",
+    1190: "xl330-m077",
+    1200: "xl330-m288",
+    1020: "xm430-w350",
+    1120: "xm540-w270",
+}
 BAUDS = {0: 9600, 1: 57_600, 2: 115_200, 3: 1_000_000, 4: 2_000_000, 5: 3_000_000, 6: 4_000_000}
 HARDWARE_ERRORS = {0x01: "voltage", 0x04: "temperature", 0x08: "encoder", 0x10: "electrical shock", 0x20: "overload"}
 WATCHDOG_TRIPPED = (

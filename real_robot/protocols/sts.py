@@ -8,8 +8,9 @@ correlation number: that a reply belongs to *this* request is for the caller to 
 Source: Feetech memory tables and the packets of the vendor's SDK.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from real_robot.protocols.decoder import Decoder
 from real_robot.protocols.rows import Status
 
 BROADCAST = 0xFE
@@ -91,49 +92,14 @@ def _check_ids(device_ids: Sequence[int]) -> None:
         raise ValueError(f"device_ids {list(device_ids)}: expected distinct IDs in 0..{MAX_ID}, at least one")
 
 
-class StatusDecoder:
-    """Bytes in, status packets out, whatever the pieces they arrive in.
+class StatusDecoder(Decoder):
+    """Of this protocol."""
 
-    device_ids, data_size: what was asked for. A sound packet of another ID or size goes to `refused`, never to the
-    result. discarded: bytes that belonged to no sound packet.
-    """
+    @staticmethod
+    def longest(data_size: int | None) -> int:
+        return (MAX_PARAMS if data_size is None else data_size) + 2
 
-    def __init__(self, *, device_ids: Collection[int] | None = None, data_size: int | None = None) -> None:
-        self._ids, self._size = device_ids, data_size
-        self._max_length = (MAX_PARAMS if data_size is None else data_size) + 2
-        self._buffer = bytearray()
-        self.refused: list[Status] = []
-        self.discarded = 0
-
-    def feed(self, data: bytes) -> list[Status]:
-        """The packets that `data` completes."""
-        self._buffer += data
-        return self._scan(final=False)
-
-    def finish(self) -> list[Status]:
-        """The line is quiet: nothing will complete a half packet, so looks for whole ones inside what is left."""
-        return self._scan(final=True)
-
-    def _scan(self, *, final: bool) -> list[Status]:
-        found: list[Status] = []
-        start = 0
-        buffer = self._buffer
-        while start < len(buffer):
-            length = self._candidate(start)
-            if length is None and not final:
-                break
-            status = self._status(start, length) if length else None
-            if status is None:
-                start += 1
-                self.discarded += 1
-                continue
-            start += length or 0
-            (found if self._asked(status) else self.refused).append(status)
-        del buffer[:start]
-        return found
-
-    def _candidate(self, start: int) -> int | None:
-        """Length of the packet that may begin at `start`: 0 if none can, None if more bytes must tell."""
+    def candidate(self, start: int) -> int | None:
         head = self._buffer[start : start + 5]
         if head[0] != 0xFF or (len(head) > 1 and head[1] != 0xFF):
             return 0
@@ -143,14 +109,11 @@ class StatusDecoder:
             return 0
         if len(head) > 4 and head[4] > 0x7F:  # no status bit is that high
             return 0
-        length = head[3] + 4 if len(head) == 5 else None
-        return length if length and len(self._buffer) - start >= length else None
+        size = head[3] + 4 if len(head) == 5 else None
+        return size if size and len(self._buffer) - start >= size else None
 
-    def _status(self, start: int, length: int) -> Status | None:
-        body = bytes(self._buffer[start + 2 : start + length - 1])
-        if checksum(body) != self._buffer[start + length - 1]:
+    def status(self, whole: bytes) -> Status | None:
+        body = whole[2:-1]
+        if checksum(body) != whole[-1]:
             return None
         return Status(device_id=body[0], error=body[2], data=body[3:])
-
-    def _asked(self, status: Status) -> bool:
-        return (self._ids is None or status.device_id in self._ids) and self._size in (None, len(status.data))

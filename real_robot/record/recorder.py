@@ -5,7 +5,16 @@
 What an episode says. Grid point t has the reading and pictures nearest to it. Action t is the position *sent after the
 filter* at grid point t + 1: where the arm was told to be one period after observation t, which is how a chunk's first
 step is due, so a recorded episode can be replayed and a policy that imitates it is played with the same delay. What was
-wanted before the filter stands beside it, with the verdicts of every tick in between.
+wanted before the filter stands beside it, with the verdicts of every tick in between. The columns of an episode:
+
+    action.requested      (T, J) float32  wanted before the filter
+    safety.verdict        (T,) int64      `Verdict` bits of all ticks of the step
+    source                (T,) int64      `Driver` at its end
+    intervention          (T,) bool       a person overrode the policy at some tick of it
+    observation.effort    (T, J) float32  and observation.current [A], observation.temperature [C]; NaN: not measured
+    obs_age               (T,) float32    age of the oldest joint's reading, from the grid point [s]
+    skewed                (T,) bool       something of observation t is further than 20 ms from its grid point
+    time.<camera>         (T,) float64    capture of the picture, on the arm's clock [s]
 
 `tick` is called inside the control loop: it appends to a list and does nothing else.
 """
@@ -36,24 +45,6 @@ class Driver(IntEnum):
 
 class RecordingError(GrasplineError):
     """What was gathered cannot become an episode; the message says why."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Recording:
-    """An episode, and what an `Episode` has no place for: columns of its T steps, all named here.
-
-    action.requested      (T, J) float32  wanted before the filter
-    safety.verdict        (T,) int64      `Verdict` bits of all ticks of the step
-    source                (T,) int64      `Driver` at its end
-    intervention          (T,) bool       a person overrode the policy at some tick of it
-    observation.effort    (T, J) float32  and observation.current [A], observation.temperature [C]; NaN: not measured
-    obs_age               (T,) float32    age of the oldest joint's reading, from the grid point [s]
-    skewed                (T,) bool       something of observation t is further than 20 ms from its grid point
-    time.<camera>         (T,) float64    capture of the picture, on the arm's clock [s]
-    """
-
-    episode: Episode
-    columns: Mapping[str, NDArray]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,7 +116,7 @@ class Recorder:
         if self._recording and (not self._frames[camera] or frame.seq > self._frames[camera][-1].seq):
             self._frames[camera].append(frame)
 
-    def finish(self, *, success: bool, truncated: bool = False) -> Recording:
+    def finish(self, *, success: bool, truncated: bool = False) -> Episode:
         """The episode since `start`: its first stretch of ticks under command.
 
         Raises:
@@ -162,7 +153,7 @@ def _assemble(
     meta: Mapping[str, str | int | float | bool],
     success: bool,
     truncated: bool,
-) -> Recording:
+) -> Episode:
     arm = nearest(times_N, grid_G)
     seen = {name: nearest(np.array([frame.time_s for frame in taken]), grid_G) for name, taken in frames.items()}
     images: list[dict[str, Image]] = [
@@ -182,7 +173,7 @@ def _assemble(
     for name, match in seen.items():
         columns[f"time.{name}"] = (grid_G + match.skew_G)[:-1]
     actions_TA = np.stack([_sent(rows[place]) for place in arm.place_G[1:].tolist()]).astype(np.float32)
-    episode = Episode(
+    return Episode(
         observations=observations,
         actions_TA=actions_TA,
         labels_TA=actions_TA,
@@ -191,8 +182,8 @@ def _assemble(
         truncated=truncated,
         success=success,
         meta={**meta, "task": task},
+        columns=columns,
     )
-    return Recording(episode=episode, columns=columns)
 
 
 def _columns(rows: list[_Row], place_G: NDArray[np.intp], grid_G: Array) -> dict[str, NDArray]:

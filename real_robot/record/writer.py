@@ -1,4 +1,4 @@
-"""Writes finished recordings in a thread of its own; a full disk stops the recording, never the arm.
+"""Writes finished episodes in a thread of its own; a full disk stops the recording, never the arm.
 
 Functional choice: whatever the disk says, it is said in `trouble` and to nobody else. The control loop never waits for
 a file.
@@ -8,28 +8,28 @@ import queue
 import threading
 from collections.abc import Callable
 
-from real_robot.record.recorder import Recording
+from vla.core.types import Episode
 
 
 class Writer:
-    """Passes recordings to `write`, one at a time, in order. A context manager: leaving it waits for what is queued.
+    """Passes episodes to `write`, one at a time, in order. A context manager: leaving it waits for what is queued.
 
     Args:
-        write: stages one recording; all or nothing. An OSError (StorageError is one) or ValueError discards that
-            recording and those that follow.
+        write: stages one episode; all or nothing. An OSError (StorageError is one) or ValueError discards that
+            episode and those that follow.
     """
 
-    def __init__(self, write: Callable[[Recording], None]) -> None:
+    def __init__(self, write: Callable[[Episode], None]) -> None:
         self._write = write
-        self._queue: queue.SimpleQueue[Recording | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Episode | None] = queue.SimpleQueue()
         self.written = self.discarded = 0
         self.trouble = ""
-        self._thread = threading.Thread(target=self._run, name="recordings")
+        self._thread = threading.Thread(target=self._run, name="episodes")
         self._thread.start()
 
-    def put(self, recording: Recording) -> None:
+    def put(self, episode: Episode) -> None:
         """Never waits."""
-        self._queue.put(recording)
+        self._queue.put(episode)
 
     def __enter__(self) -> "Writer":
         return self
@@ -39,12 +39,12 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
-        while (recording := self._queue.get()) is not None:
+        while (episode := self._queue.get()) is not None:
             if self.trouble:
                 self.discarded += 1
                 continue
             try:
-                self._write(recording)
+                self._write(episode)
                 self.written += 1
             except (OSError, ValueError) as error:
                 self.discarded += 1

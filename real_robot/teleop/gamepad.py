@@ -4,6 +4,7 @@ Left stick: the first two joints; right stick: the next two; cross: the fifth; A
 left shoulder button is the deadman, the middle one is the e-stop. Numbers as the kernel's xpad driver gives them.
 """
 
+import contextlib
 import os
 import struct
 from dataclasses import dataclass, field
@@ -23,10 +24,11 @@ _BUTTON, _AXIS, _INITIAL = 0x01, 0x02, 0x80
 
 @dataclass(kw_only=True)
 class Pad:
-    """Where sticks (-1 to 1) and buttons are."""
+    """Where sticks (-1 to 1) and buttons are. `stops` counts presses of the e-stop, however short."""
 
     axes: dict[int, float] = field(default_factory=dict)
     buttons: dict[int, bool] = field(default_factory=dict)
+    stops: int = 0
 
     def update(self, data: bytes) -> None:
         """Takes whole events of the device; a piece of one at the end is ignored."""
@@ -35,6 +37,7 @@ class Pad:
             if kind & ~_INITIAL == _AXIS:
                 self.axes[number] = max(-1.0, value / 32767.0)
             elif kind & ~_INITIAL == _BUTTON:
+                self.stops += number == ESTOP and bool(value) and not self.estop
                 self.buttons[number] = bool(value)
 
     @property
@@ -58,14 +61,26 @@ class Joystick:
 
     def __init__(self, path: Path, spec: ArmSpec) -> None:
         self._fd, self._spec, self.pad = os.open(path, os.O_RDONLY | os.O_NONBLOCK), spec, Pad()
+        self._seen = 0
 
     def read(self, now_s: float) -> Jog:
+        self._update()
+        return jog(self.pad, self._spec)
+
+    def stops(self) -> int:
+        """How often the e-stop was pressed since the last call; for every tick, whoever drives and whatever the state."""
+        before = self._seen
+        with contextlib.suppress(OSError):  # gone: `read` says so
+            self._update()
+        self._seen = self.pad.stops
+        return self._seen - before
+
+    def _update(self) -> None:
         try:
             while data := os.read(self._fd, 64 * _EVENT.size):
                 self.pad.update(data)
         except BlockingIOError:
             pass  # nothing new
-        return jog(self.pad, self._spec)
 
     def close(self) -> None:
         os.close(self._fd)

@@ -28,12 +28,19 @@ class JogSource:
         read: the device at a time [s]; OSError: it is gone.
         session: named in its chunks.
         speed: at full deflection [rad/s].
+        stops: how often the device's own e-stop was pressed since the last call; whoever ticks the arm asks.
     """
 
     def __init__(
-        self, spec: ArmSpec, read: Callable[[float], Jog], *, session: str = "jog", speed: float = JOG_SPEED
+        self,
+        spec: ArmSpec,
+        read: Callable[[float], Jog],
+        *,
+        session: str = "jog",
+        speed: float = JOG_SPEED,
+        stops: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._spec, self._read, self._speed = spec, read, speed
+        self._spec, self._read, self._speed, self.stops = spec, read, speed, stops
         self._stream = Stream(spec, session)
         self._target_J: Array | None = None
         self._last_s = 0.0

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from real_robot.twin.monitors import Peaks, WireMonitor, Write
 from real_robot.twin.physics import Plant
@@ -21,6 +22,7 @@ from real_robot.twin.servo import ServoTwin
 
 STEP_S = 0.002
 BITS_PER_BYTE = 10  # start, eight, stop
+EVERYONE = 0xFE
 
 
 @dataclass(kw_only=True)
@@ -37,12 +39,34 @@ class Burst:
         return self.start_s + self.byte_s * len(self.data)
 
 
-class BusTwin[S: ServoTwin, P](ABC):
-    """Servos of class S on one wire, hearing packets of class P, moving one plant.
+@dataclass(frozen=True, kw_only=True)
+class Instruction:
+    """A sound packet from the host. Both protocols number their instructions alike."""
+
+    device_id: int
+    code: int
+    params: bytes
+
+
+class Parser(Protocol):
+    """Of one protocol. lost: packets that were broken."""
+
+    lost: int
+
+    def feed(self, byte: int) -> Instruction | None:
+        """The packet that this byte completes, if it does and all of it is right."""
+        ...
+
+
+class BusTwin[S: ServoTwin](ABC):
+    """Servos of class S on one wire, moving one plant.
 
     clock: monotonic seconds. baud: what the host is assumed to use where the link cannot tell. echo: the adapter
     returns what the host sends. seed: of all random faults.
     """
+
+    parser: Callable[[], Parser]
+    status_overhead: int  # bytes of an answer beside its data
 
     def __init__(
         self,
@@ -63,6 +87,7 @@ class BusTwin[S: ServoTwin, P](ABC):
         self.supply = 1.0  # share of the nominal voltage
         self._sag_until_s = -math.inf
         self._lost_sync_writes = 0
+        self._parser = self.parser()
         self._blocked: set[int] = set()
         self._host_free_s = -math.inf
         self._wire_free_s = -math.inf
@@ -172,12 +197,12 @@ class BusTwin[S: ServoTwin, P](ABC):
     # for the protocols
 
     @abstractmethod
-    def _parse(self, data: bytes) -> list[tuple[int, P]]:
-        """Packets that `data` completes, each with the index of its last byte. What is broken is counted as lost."""
-        ...
+    def _on_packet(self, packet: Instruction, at_s: float, host_baud: int) -> None: ...
 
     @abstractmethod
-    def _on_packet(self, packet: P, at_s: float, host_baud: int) -> None: ...
+    def _write(self, servo: S, address: int, data: bytes, at_s: float) -> int:
+        """Writes down what is written, and does it. Returns an error code of the protocol."""
+        ...
 
     @abstractmethod
     def _status(self, device_id: int, error: int, data: bytes) -> bytes: ...
@@ -186,6 +211,40 @@ class BusTwin[S: ServoTwin, P](ABC):
     def _ghost_data(self, address: int, data: bytes) -> bytes:
         """What a second servo of the same ID, a quarter turn away, would have read."""
         ...
+
+    def _hears(self, servo: S, device_id: int) -> bool:
+        """Whether a write to `device_id` is for this servo."""
+        return servo.device_id == device_id
+
+    def _parse(self, data: bytes) -> list[tuple[int, Instruction]]:
+        """Packets that `data` completes, each with the index of its last byte. What is broken is counted as lost."""
+        parser = self._parser
+        found = [(index, packet) for index, byte in enumerate(data) if (packet := parser.feed(byte)) is not None]
+        self.monitor.lost, parser.lost = self.monitor.lost + parser.lost, 0
+        return found
+
+    def _sync_read(
+        self, servos: Sequence[S], block: tuple[int, int], device_ids: bytes, at_s: float, host_baud: int
+    ) -> None:
+        """One answer after the other, in the order of the list; a silent servo leaves its place empty."""
+        address, size = block
+        for device_id in device_ids:
+            owners = [servo for servo in servos if servo.device_id == device_id]
+            for servo in owners:
+                at_s = self._reply(servo, servo.error, servo.read(address, size), at_s, address=address)
+            if not owners:
+                at_s += (self.status_overhead + size) * BITS_PER_BYTE / host_baud
+
+    def _sync_write(self, servos: Sequence[S], block: tuple[int, int], rows: bytes, at_s: float) -> None:
+        """`rows`: an ID and its data, one after the other."""
+        if self._lost_sync_writes:
+            self._lost_sync_writes -= 1
+            return
+        address, size = block
+        for start in range(0, len(rows) - size, size + 1):
+            for servo in servos:
+                if self._hears(servo, rows[start]):
+                    self._write(servo, address, rows[start + 1 : start + 1 + size], at_s)
 
     def _listeners(self, at_s: float, host_baud: int) -> list[S]:
         """Servos that can hear a packet: awake, plugged in, at the host's speed."""
@@ -215,12 +274,6 @@ class BusTwin[S: ServoTwin, P](ABC):
             time_s=at_s, device_id=servo.device_id, address=address, data=bytes(data), torque_on=servo.torque_on
         )
         self.monitor.record(write, eeprom=address < servo.eeprom_size, broken=broken)
-
-    def _loses_sync_write(self) -> bool:
-        if self._lost_sync_writes:
-            self._lost_sync_writes -= 1
-            return True
-        return False
 
     # inside
 

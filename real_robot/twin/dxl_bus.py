@@ -1,13 +1,15 @@
 """A bus of Dynamixel X servos: hears Protocol 2.0 strictly, does what it says, answers in turn.
 
 Strict: a frame with a wrong CRC, or with FF FF FD inside that is not stuffed, is dropped without an answer. The parser
-is a state machine over single bytes and shares nothing with the drivers' codec.
+is a state machine over single bytes and shares nothing with the drivers' codec. A servo whose secondary ID is that of a
+packet follows it without an answer, in RAM alone (e-manual, Secondary ID); that a reboot is not followed is assumed.
 """
 
 from dataclasses import dataclass, field
 
-from real_robot.twin.bus import BITS_PER_BYTE, BusTwin
+from real_robot.twin.bus import EVERYONE, BusTwin, Instruction
 from real_robot.twin.registers_dxl import (
+    ACCESS_ERROR,
     CURRENT_POSITION_MODE,
     EEPROM_SIZE,
     FIRMWARE,
@@ -22,16 +24,9 @@ from real_robot.twin.registers_dxl import (
     DxlServo,
 )
 
-EVERYONE = 0xFE
 INSTRUCTION_ERROR = 2
+WRITE, REG_WRITE, ACTION = 0x03, 0x04, 0x05
 START = (0xFF, 0xFF, 0xFD, 0x00)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Instruction:
-    device_id: int
-    code: int
-    params: bytes
 
 
 def _remainders() -> tuple[int, ...]:
@@ -110,16 +105,11 @@ def _stuffed(body: bytes) -> bytearray:
     return out
 
 
-class DxlBusTwin(BusTwin[DxlServo, Instruction]):
+class DxlBusTwin(BusTwin[DxlServo]):
     """See the module and `BusTwin`; its servos are `DxlServo`s."""
 
-    _parser: DxlParser | None = None
-
-    def _parse(self, data: bytes) -> list[tuple[int, Instruction]]:
-        self._parser = parser = self._parser or DxlParser()
-        found = [(index, packet) for index, byte in enumerate(data) if (packet := parser.feed(byte)) is not None]
-        self.monitor.lost, parser.lost = self.monitor.lost + parser.lost, 0
-        return found
+    parser = DxlParser
+    status_overhead = 11
 
     def _on_packet(self, packet: Instruction, at_s: float, host_baud: int) -> None:
         self.monitor.packets += 1
@@ -129,9 +119,9 @@ class DxlBusTwin(BusTwin[DxlServo, Instruction]):
         if packet.code in (0x82, 0x83) and len(packet.params) < 4:
             return
         if packet.code == 0x82:
-            self._sync_read(servos, packet.params, at_s, host_baud)
+            self._sync_read(servos, _block(packet), packet.params[4:], at_s, host_baud)
         elif packet.code == 0x83:
-            self._sync_write(servos, packet.params, at_s)
+            self._sync_write(servos, _block(packet), packet.params[4:], at_s)
         elif packet.device_id == EVERYONE:
             for servo in sorted(servos, key=lambda servo: servo.device_id):
                 if packet.code == 0x01:
@@ -139,8 +129,11 @@ class DxlBusTwin(BusTwin[DxlServo, Instruction]):
                 else:
                     self._carry_out(servo, packet, at_s)
         else:
-            for servo in [servo for servo in servos if servo.device_id == packet.device_id]:
-                self._answer(servo, packet, at_s)
+            for servo in servos:
+                if servo.device_id == packet.device_id:
+                    self._answer(servo, packet, at_s)
+                elif servo.follows(packet.device_id) and packet.code in (WRITE, REG_WRITE, ACTION):
+                    self._carry_out(servo, packet, at_s, followed=True)
 
     def _answer(self, servo: DxlServo, packet: Instruction, at_s: float) -> None:
         """PING and READ always answer (unless the level forbids it), the rest at level 2."""
@@ -158,21 +151,26 @@ class DxlBusTwin(BusTwin[DxlServo, Instruction]):
         else:
             device_id = servo.device_id
             code = self._carry_out(servo, packet, at_s)
-            if level >= 2 and packet.code != 0x05:
+            if level >= 2 and packet.code != ACTION:
                 # the answer carries the ID that was asked, even where the write changes it
                 now_id, servo.device_id = servo.device_id, device_id
                 self._reply(servo, servo.error | code, b"", at_s)
                 servo.device_id = now_id
 
-    def _carry_out(self, servo: DxlServo, packet: Instruction, at_s: float) -> int:
-        """Returns the error code."""
+    def _hears(self, servo: DxlServo, device_id: int) -> bool:
+        return servo.device_id == device_id or servo.follows(device_id)
+
+    def _carry_out(self, servo: DxlServo, packet: Instruction, at_s: float, *, followed: bool = False) -> int:
+        """Returns the error code. `followed`: it is another servo's packet, which cannot reach the EEPROM."""
         code, params = packet.code, packet.params
-        if code == 0x03 and len(params) > 2:
+        if followed and len(params) > 2 and _word(params, 0) < EEPROM_SIZE:
+            return ACCESS_ERROR
+        if code == WRITE and len(params) > 2:
             return self._write(servo, _word(params, 0), params[2:], at_s)
-        if code == 0x04 and len(params) > 2:
+        if code == REG_WRITE and len(params) > 2:
             servo.pending = (_word(params, 0), params[2:])
             return 0
-        if code == 0x05:
+        if code == ACTION:
             pending, servo.pending = servo.pending, None
             return self._write(servo, *pending, at_s) if pending else 0
         if code == 0x08:
@@ -182,26 +180,7 @@ class DxlBusTwin(BusTwin[DxlServo, Instruction]):
         if code == 0x10 and params == b"\x01\x44\x58\x4c\x22":
             servo.clear_turns()
             return 0
-        return LENGTH_ERROR if code in (0x03, 0x04) else INSTRUCTION_ERROR
-
-    def _sync_read(self, servos: list[DxlServo], params: bytes, at_s: float, host_baud: int) -> None:
-        """One answer after the other, in the order of the list; a silent servo leaves its place empty."""
-        address, size = _word(params, 0), _word(params, 2)
-        for device_id in params[4:]:
-            owners = [servo for servo in servos if servo.device_id == device_id]
-            for servo in owners:
-                at_s = self._reply(servo, servo.error, servo.read(address, size), at_s, address=address)
-            if not owners:
-                at_s += (11 + size) * BITS_PER_BYTE / host_baud
-
-    def _sync_write(self, servos: list[DxlServo], params: bytes, at_s: float) -> None:
-        if self._loses_sync_write():
-            return
-        address, size = _word(params, 0), _word(params, 2)
-        for start in range(4, len(params) - size, size + 1):
-            for servo in servos:
-                if servo.device_id == params[start]:
-                    self._write(servo, address, params[start + 1 : start + 1 + size], at_s)
+        return LENGTH_ERROR if code in (WRITE, REG_WRITE) else INSTRUCTION_ERROR
 
     def _write(self, servo: DxlServo, address: int, data: bytes, at_s: float) -> int:
         broken = []
@@ -231,6 +210,11 @@ class DxlBusTwin(BusTwin[DxlServo, Instruction]):
             return data
         moved = int.from_bytes(data[start : start + 4], "little", signed=True) + 1024
         return data[:start] + moved.to_bytes(4, "little", signed=True) + data[start + 4 :]
+
+
+def _block(packet: Instruction) -> tuple[int, int]:
+    """(address, size) of a SYNC instruction."""
+    return _word(packet.params, 0), _word(packet.params, 2)
 
 
 def _word(data: bytes, start: int) -> int:

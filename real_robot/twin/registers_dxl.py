@@ -2,15 +2,15 @@
 
 Simulated: position, extended and current-based position modes; profile, gains, PWM and current limits; homing offset;
 EEPROM closed while torque is on; bus watchdog; hardware errors that only a reboot clears; multi-turn counting
-since power-on. Not simulated: modes 0, 1 and 16 (the motor holds), reverse drive, integral and feed-forward gains,
-indirect addresses.
+since power-on; reverse drive, which mirrors the counts about 2048; secondary (shadow) IDs. Not simulated: modes 0, 1
+and 16 (the motor holds), integral and feed-forward gains, indirect addresses.
 """
 
 from real_robot.twin.motor import COUNTS_PER_RAD as PER_RAD
 from real_robot.twin.motor import COUNTS_PER_TURN, Command
 from real_robot.twin.servo import ServoTwin
 
-MODEL, FIRMWARE, ID, BAUD, RETURN_DELAY, DRIVE_MODE, MODE = 0, 6, 7, 8, 9, 10, 11
+MODEL, FIRMWARE, ID, BAUD, RETURN_DELAY, DRIVE_MODE, MODE, SHADOW_ID = 0, 6, 7, 8, 9, 10, 11, 12
 OFFSET, MAX_TEMPERATURE, MAX_VOLTAGE, MIN_VOLTAGE, PWM_LIMIT, CURRENT_LIMIT = 20, 31, 32, 34, 36, 38
 VELOCITY_LIMIT, MAX_ANGLE, MIN_ANGLE, SHUTDOWN = 44, 48, 52, 63
 TORQUE, RESPONSE_LEVEL, HARDWARE_ERROR, D_GAIN, P_GAIN, WATCHDOG = 64, 68, 70, 80, 84, 98
@@ -43,7 +43,7 @@ SHOP = {
         BAUD: (1, 3),
         RETURN_DELAY: (1, 250),
         MODE: (1, 3),
-        12: (1, 255),
+        SHADOW_ID: (1, 255),
     },
     **{13: (1, 2), 24: (4, 10), MAX_TEMPERATURE: (1, 72), MAX_VOLTAGE: (2, 160), MIN_VOLTAGE: (2, 60)},
     **{PWM_LIMIT: (2, 885), CURRENT_LIMIT: (2, 1750), 40: (4, 32767), VELOCITY_LIMIT: (4, 265), MAX_ANGLE: (4, 4095)},
@@ -68,6 +68,14 @@ class DxlServo(ServoTwin):
     @device_id.setter
     def device_id(self, value: int) -> None:
         self.memory[ID] = value
+
+    @property
+    def direction(self) -> int:
+        return -self._mounted if self.memory[DRIVE_MODE] & 1 else self._mounted
+
+    def follows(self, device_id: int) -> bool:
+        """Whether it does in silence what servo `device_id` is told. Its own ID goes first; 253 and above: nobody."""
+        return self.memory[SHADOW_ID] == device_id != self.device_id and device_id < 253
 
     @property
     def baud(self) -> int:

@@ -17,8 +17,8 @@ MEMORY_SIZE = 256
 class ServoTwin(FaultScript, ABC):
     """One servo on a bus, moving one joint of a plant.
 
-    joint: index in the plant. zero_count: what the encoder shows at joint angle 0. direction: +1 or -1, counts against
-    joint. defaults: address -> (width, value) as the servo leaves the shop.
+    joint: index in the plant. zero_count: what the encoder shows at joint angle 0. direction: +1 or -1, as it is
+    mounted. defaults: address -> (width, value) as the servo leaves the shop.
     """
 
     eeprom_size: int  # the memory below this address survives a reboot
@@ -35,7 +35,7 @@ class ServoTwin(FaultScript, ABC):
         direction: int = 1,
     ) -> None:
         super().__init__(clock)
-        self.joint, self.zero_count, self.direction = joint, zero_count, direction
+        self.joint, self.zero_count, self._mounted = joint, zero_count, direction
         self.motor = Motor(motor)
         self.memory = bytearray(MEMORY_SIZE)
         self._defaults = dict(defaults)
@@ -65,6 +65,11 @@ class ServoTwin(FaultScript, ABC):
         """As a READ finds it: the present values are brought up to date first."""
         self.publish()
         return bytes(self.memory[address : address + size])
+
+    @property
+    def direction(self) -> int:
+        """+1 or -1: counts against joint."""
+        return self._mounted
 
     @property
     @abstractmethod

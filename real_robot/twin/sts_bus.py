@@ -5,7 +5,7 @@ The parser is a state machine over single bytes and shares nothing with the driv
 
 from dataclasses import dataclass, field
 
-from real_robot.twin.bus import BITS_PER_BYTE, BusTwin
+from real_robot.twin.bus import EVERYONE, BusTwin, Instruction
 from real_robot.twin.registers_sts import (
     EEPROM_SIZE,
     GOAL,
@@ -16,15 +16,6 @@ from real_robot.twin.registers_sts import (
     TORQUE,
     StsServo,
 )
-
-EVERYONE = 0xFE
-
-
-@dataclass(frozen=True, kw_only=True)
-class Instruction:
-    device_id: int
-    code: int
-    params: bytes
 
 
 @dataclass(kw_only=True)
@@ -58,16 +49,11 @@ class StsParser:
         self._head, self._body = 0, bytearray()
 
 
-class StsBusTwin(BusTwin[StsServo, Instruction]):
+class StsBusTwin(BusTwin[StsServo]):
     """See the module and `BusTwin`; its servos are `StsServo`s."""
 
-    _parser: StsParser | None = None
-
-    def _parse(self, data: bytes) -> list[tuple[int, Instruction]]:
-        self._parser = parser = self._parser or StsParser()
-        found = [(index, packet) for index, byte in enumerate(data) if (packet := parser.feed(byte)) is not None]
-        self.monitor.lost, parser.lost = self.monitor.lost + parser.lost, 0
-        return found
+    parser = StsParser
+    status_overhead = 6
 
     def _on_packet(self, packet: Instruction, at_s: float, host_baud: int) -> None:
         self.monitor.packets += 1
@@ -75,9 +61,9 @@ class StsBusTwin(BusTwin[StsServo, Instruction]):
         if packet.code in (0x82, 0x83) and len(packet.params) < 2:
             return
         if packet.code == 0x82:
-            self._sync_read(servos, packet.params, at_s, host_baud)
+            self._sync_read(servos, _block(packet), packet.params[2:], at_s, host_baud)
         elif packet.code == 0x83:
-            self._sync_write(servos, packet.params, at_s)
+            self._sync_write(servos, _block(packet), packet.params[2:], at_s)
         elif packet.device_id == EVERYONE:
             for servo in sorted(servos, key=lambda servo: servo.device_id):
                 self._carry_out(servo, packet, at_s, answers=False)
@@ -104,26 +90,7 @@ class StsBusTwin(BusTwin[StsServo, Instruction]):
             pending, servo.pending = servo.pending, None
             self._write(servo, *pending, at_s)
 
-    def _sync_read(self, servos: list[StsServo], params: bytes, at_s: float, host_baud: int) -> None:
-        """One answer after the other, in the order of the list; a silent servo leaves its place empty."""
-        address, size = params[0], params[1]
-        for device_id in params[2:]:
-            owners = [servo for servo in servos if servo.device_id == device_id]
-            for servo in owners:
-                at_s = self._reply(servo, servo.error, servo.read(address, size), at_s, address=address)
-            if not owners:
-                at_s += (6 + size) * BITS_PER_BYTE / host_baud
-
-    def _sync_write(self, servos: list[StsServo], params: bytes, at_s: float) -> None:
-        if self._loses_sync_write():
-            return
-        address, size = params[0], params[1]
-        for start in range(2, len(params) - size, size + 1):
-            for servo in servos:
-                if servo.device_id == params[start]:
-                    self._write(servo, address, params[start + 1 : start + 1 + size], at_s)
-
-    def _write(self, servo: StsServo, address: int, data: bytes, at_s: float) -> None:
+    def _write(self, servo: StsServo, address: int, data: bytes, at_s: float) -> int:
         broken = []
         if servo.torque_on and address < EEPROM_SIZE:
             broken.append("eeprom_while_torque_on")
@@ -135,7 +102,7 @@ class StsBusTwin(BusTwin[StsServo, Instruction]):
             if not servo.get(MIN_ANGLE, 2) <= goal <= servo.get(MAX_ANGLE, 2):
                 broken.append("goal_out_of_range")
         self._note(servo, address, data, at_s, broken)
-        servo.write(address, data)
+        return servo.write(address, data)
 
     def _status(self, device_id: int, error: int, data: bytes) -> bytes:
         middle = [device_id, len(data) + 2, error, *data]
@@ -143,6 +110,11 @@ class StsBusTwin(BusTwin[StsServo, Instruction]):
 
     def _ghost_data(self, address: int, data: bytes) -> bytes:
         return _shifted(address, data, 56, 2)
+
+
+def _block(packet: Instruction) -> tuple[int, int]:
+    """(address, size) of a SYNC instruction."""
+    return packet.params[0], packet.params[1]
 
 
 def _shifted(address: int, data: bytes, position: int, width: int) -> bytes:

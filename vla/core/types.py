@@ -71,6 +71,7 @@ class Episode:
                                     `actions_TA` where no noise was injected
     rewards       {term: (T,)}      named terms, in float32
     meta                            task, init_state, seed, policy, commit, versions of the simulator
+    columns       {name: (T, ...)}  what else was recorded at each step: verdicts, interventions, capture times
     """
 
     observations: Sequence[Observation]
@@ -81,6 +82,7 @@ class Episode:
     truncated: bool
     success: bool
     meta: Meta
+    columns: Mapping[str, NDArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         steps = len(self.actions_TA)
@@ -91,6 +93,9 @@ class Episode:
         for name, reward_T in self.rewards.items():
             if reward_T.shape != (steps,):
                 raise ValueError(f"rewards['{name}'] has shape {reward_T.shape}, expected ({steps},)")
+        for name, column in self.columns.items():
+            if len(column) != steps:
+                raise ValueError(f"columns['{name}'] has {len(column)} rows, expected {steps}")
 
     def __len__(self) -> int:
         return len(self.actions_TA)

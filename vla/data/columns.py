@@ -5,8 +5,8 @@ strings are in meta/tasks.parquet; meta/episodes/**.parquet says where each epis
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Columns:
     time_N        (N,) float64      clock [s] at which the frame was sensed; timestamp_N where it was not recorded
     task_N        (N,) int64        index into `tasks`
     tasks         instructions
+    extra         {name: (N, ...)}  `Episode.columns`
     """
 
     states_NS: Float
@@ -50,6 +51,7 @@ class Columns:
     time_N: NDArray[np.float64]
     task_N: NDArray[np.int64]
     tasks: tuple[str, ...]
+    extra: Mapping[str, NDArray] = field(default_factory=dict)
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -90,8 +92,8 @@ def read_table(root: Path, folder: str, columns: list[str] | None = None, *, epi
         raise CorruptFileError(f"{root}/{folder}: files do not have the same columns: {error}") from error
 
 
-def read_columns(root: Path, info: Mapping[str, Any]) -> Columns:
-    """The frames of a whole dataset, without images.
+def read_columns(root: Path, info: Mapping[str, Any], extra: Mapping[str, Sequence[int]] | None = None) -> Columns:
+    """The frames of a whole dataset, without images. `extra`: further features, with the shape of one row of each.
 
     Raises:
         CorruptFileError: unreadable, or frames are missing.
@@ -99,12 +101,13 @@ def read_columns(root: Path, info: Mapping[str, Any]) -> Columns:
         NonFiniteError: NaN or infinity in a state, action or label; names episode, frame and column.
     """
     features = info["features"]
-    if missing := [name for name in (STATE, ACTION) if name not in features]:
+    extra = extra or {}
+    if missing := [name for name in (STATE, ACTION, *extra) if name not in features]:
         raise SpecMismatchError(f"{root}: features {missing} missing, got {sorted(features)}")
     terms = [name for name in features if name.startswith(REWARD_PREFIX)]
     terms = terms or [name for name in (TOTAL_REWARD,) if name in features]
     optional = [name for name in (LABEL, TIME) if name in features]
-    table = read_table(root, "data", [STATE, ACTION, *optional, *terms, *BOOKKEEPING]).sort_by("index")
+    table = read_table(root, "data", [STATE, ACTION, *optional, *terms, *extra, *BOOKKEEPING]).sort_by("index")
 
     count = info["total_frames"]
     if len(table) != count or not np.array_equal(_array(table, "index", np.int64), np.arange(count)):
@@ -129,6 +132,7 @@ def read_columns(root: Path, info: Mapping[str, Any]) -> Columns:
         time_N=_array(table, TIME, np.float64) if TIME in optional else timestamp_N,
         task_N=_array(table, "task_index", np.int64),
         tasks=_tasks(root),
+        extra={name: _rows(table, name, np.dtype(features[name]["dtype"]), shape) for name, shape in extra.items()},
     )
 
 
@@ -184,7 +188,12 @@ def _read(path: Path, columns: list[str] | None = None, episode: int | None = No
         raise CorruptFileError(f"{path} cannot be read: {error}") from error
 
 
-def _array(table: pa.Table, name: str, dtype: type, size: int | None = None) -> NDArray:
+def _rows(table: pa.Table, name: str, dtype: np.dtype, shape: Sequence[int]) -> NDArray:
+    """A column as (N, *shape)."""
+    return _array(table, name, dtype, int(np.prod(shape))).reshape(len(table), *shape)
+
+
+def _array(table: pa.Table, name: str, dtype: type | np.dtype, size: int | None = None) -> NDArray:
     """A column as (N,), or (N, size) if it holds lists (or is the scalar column of a one-dimensional feature)."""
     column = table.column(name).combine_chunks()
     if isinstance(column, pa.ChunkedArray):

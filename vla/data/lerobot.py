@@ -8,12 +8,11 @@ How an episode lies in the format. Frame t holds observation t with action, labe
 observation in which the episode ended (number T) has no action, and so no frame: read back, an episode's last
 observation repeats its last but one, one control period later. Use staged episodes where that observation matters.
 Everything else comes back exactly, except images, which video compresses. What the format has no place for
-(embodiment, provenance, how an episode ended) is in meta/graspline.json.
+(embodiment, provenance, how an episode ended) is in meta/graspline.json (description.py).
 """
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -45,6 +44,14 @@ from vla.data.columns import (
     read_table,
     spec_of,
 )
+from vla.data.description import (
+    FLAGS,
+    ColumnKind,
+    column_kinds,
+    describe_episode,
+    read_description,
+    write_description,
+)
 from vla.data.folders import hidden_sibling, link_tree, recover, replace_folder
 from vla.data.staging import read_png
 from vla.data.video import decode
@@ -68,7 +75,7 @@ def write_dataset(episodes: Iterable[Episode], root: Path, spec: Embodiment, *, 
         total: number of episodes, for the progress bar.
 
     Raises:
-        ValueError: no episodes, or episodes with different reward terms.
+        ValueError: no episodes, or episodes with different reward terms or columns.
         SpecMismatchError, NonFiniteError: an episode does not fit the embodiment.
         StorageError: the disk refused (errno is kept).
     """
@@ -80,17 +87,18 @@ def write_dataset(episodes: Iterable[Episode], root: Path, spec: Embodiment, *, 
     first = next(pending, None)
     if first is None:
         raise ValueError(f"no episodes to write to {root}")
-    dataset = None
+    dataset, terms, kinds = None, sorted(first.rewards), column_kinds(first)
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        described = _describe(root, spec)
-        dataset = _open_writer(root, temporary, spec, sorted(first.rewards))
+        described = _describe(root, spec, kinds)
+        dataset = _open_writer(root, temporary, _features(spec, terms, kinds), spec)
         with _quick_and_quiet():
             for episode in tqdm(chain([first], pending), desc=f"writing {root.name}", total=total, unit="episode"):
-                _add(dataset, episode, spec, sorted(first.rewards))
-                described["episodes"].append(_describe_episode(episode))
+                _check_episode(episode, spec, terms, kinds)
+                _add(dataset, episode, spec)
+                described["episodes"].append(describe_episode(episode))
             dataset.finalize()
-        (temporary / "meta" / "graspline.json").write_text(json.dumps(described))
+        write_description(temporary, described)
         _check_written(temporary, spec.camera_names)
         replace_folder(temporary, root)
     except (OSError, RuntimeError) as error:
@@ -126,8 +134,9 @@ class LeRobotSource:
         if len(self._entries) != self.info["total_episodes"]:
             found, expected = len(self._entries), self.info["total_episodes"]
             raise CorruptFileError(f"{self.root}: {found} episodes in meta/episodes, {expected} in meta/info.json")
-        described = _read_description(self.root)
+        described = read_description(self.root)
         self.spec = Embodiment.from_dict(described["embodiment"]) if described else spec_of(self.info)
+        self._kinds = described["columns"] if described else {}
         self.described = described["episodes"] if described else [self._foreign(i) for i in range(len(self))]
         if len(self.described) != len(self._entries):
             raise CorruptFileError(f"{self.root}: meta/graspline.json describes {len(self.described)} episodes")
@@ -135,13 +144,12 @@ class LeRobotSource:
     @property
     def episode_meta(self) -> list[dict[str, Any]]:
         """For each episode its `meta`, with `success`, `terminated` and `truncated` beside it."""
-        flags = ("success", "terminated", "truncated")
-        return [{**one["meta"], **{flag: one[flag] for flag in flags}} for one in self.described]
+        return [{**one["meta"], **{flag: one[flag] for flag in FLAGS}} for one in self.described]
 
     def columns(self) -> Columns:
         """All frames without images; read once. Raises CorruptFileError, SpecMismatchError, NonFiniteError."""
         if self._columns is None:
-            self._columns = read_columns(self.root, self.info)
+            self._columns = read_columns(self.root, self.info, self._kinds)
         return self._columns
 
     def frames(self, episode: int, camera: str) -> Iterator[Image]:
@@ -189,6 +197,7 @@ class LeRobotSource:
             truncated=described["truncated"],
             success=described["success"],
             meta=described["meta"],
+            columns={name: column_N[first:last] for name, column_N in columns.extra.items()},
         )
 
     def _foreign(self, index: int) -> dict[str, Any]:
@@ -233,7 +242,7 @@ def lerobot_sampler(root: Path, horizon: int, video_backend: str | None = None) 
     return sample
 
 
-def _open_writer(root: Path, temporary: Path, spec: Embodiment, terms: list[str]) -> Any:
+def _open_writer(root: Path, temporary: Path, features: dict[str, dict[str, Any]], spec: Embodiment) -> Any:
     """A lerobot dataset in write mode at `temporary`, continuing the one at `root` if there is one."""
     from lerobot.configs.video import RGBEncoderConfig
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -246,14 +255,18 @@ def _open_writer(root: Path, temporary: Path, spec: Embodiment, terms: list[str]
         "streaming_encoding": True,
         "encoder_queue_maxsize": _UNLIMITED,
     }
-    features = _features(spec, terms)
     if not root.exists():
         rate = round(spec.control_hz)
         return LeRobotDataset.create(
             root.name, rate, features, temporary, spec.name, video_files_size_in_mb=_VIDEO_FILE_MB, **options
         )
-    if unlike := set(features) ^ (set(read_info(root)["features"]) - set(BOOKKEEPING)):
+    old = read_info(root)["features"]
+    if unlike := set(features) ^ (set(old) - set(BOOKKEEPING)):
         raise SpecMismatchError(f"{root} cannot be extended: only one side has {sorted(unlike)}")
+    for name, new in features.items():
+        if (old[name]["dtype"], list(old[name]["shape"])) != (new["dtype"], list(new["shape"])):
+            told = f"{new['dtype']} {list(new['shape'])}, there it is {old[name]['dtype']} {list(old[name]['shape'])}"
+            raise SpecMismatchError(f"{root} cannot be extended: '{name}' is {told}")
     for folder in ("data", "videos"):  # lerobot adds files to these two, and rewrites those of meta
         link_tree(root / folder, temporary / folder)
     shutil.copytree(root / "meta", temporary / "meta")
@@ -284,7 +297,7 @@ def _quick_and_quiet() -> Iterator[None]:
         av.logging.set_libav_level(av.logging.INFO)  # FFmpeg's default
 
 
-def _features(spec: Embodiment, terms: list[str]) -> dict[str, dict[str, Any]]:
+def _features(spec: Embodiment, terms: Iterable[str], kinds: Mapping[str, ColumnKind]) -> dict[str, dict[str, Any]]:
     def vector(dtype: str, names: Iterable[str]) -> dict[str, Any]:
         names = list(names)
         return {"dtype": dtype, "shape": (len(names),), "names": names}
@@ -305,11 +318,12 @@ def _features(spec: Embodiment, terms: list[str]) -> dict[str, dict[str, Any]]:
         features[flag] = vector("bool", [flag])
     for name in [*(REWARD_PREFIX + term for term in terms), *([TOTAL_REWARD] if terms else [])]:
         features[name] = vector("float32", [name])
-    return features
+    if taken := sorted(kinds.keys() & {*features, *BOOKKEEPING, "task"}):
+        raise ValueError(f"columns {taken} have the names of something else in a dataset")
+    return features | {name: kind.feature for name, kind in kinds.items()}
 
 
-def _add(dataset: Any, episode: Episode, spec: Embodiment, terms: list[str]) -> None:
-    _check_episode(episode, spec, terms)
+def _add(dataset: Any, episode: Episode, spec: Embodiment) -> None:
     total_T = sum(episode.rewards.values(), np.zeros(len(episode), np.float32))
     for t, observation in enumerate(episode.observations[:-1]):
         last = t == len(episode) - 1
@@ -324,18 +338,21 @@ def _add(dataset: Any, episode: Episode, spec: Embodiment, terms: list[str]) -> 
             "next.done": np.array([last]),
             "next.truncated": np.array([last and episode.truncated]),
         }
-        frame |= {REWARD_PREFIX + term: episode.rewards[term][t : t + 1] for term in terms}
-        if terms:
+        frame |= {REWARD_PREFIX + term: reward_T[t : t + 1] for term, reward_T in episode.rewards.items()}
+        frame |= {name: np.atleast_1d(column[t]) for name, column in episode.columns.items()}
+        if episode.rewards:
             frame[TOTAL_REWARD] = total_T[t : t + 1]
         dataset.add_frame(frame)
     dataset.save_episode()
 
 
-def _check_episode(episode: Episode, spec: Embodiment, terms: list[str]) -> None:
+def _check_episode(episode: Episode, spec: Embodiment, terms: list[str], kinds: Mapping[str, ColumnKind]) -> None:
     if len(episode) == 0:
         raise ValueError("an episode has no steps")
     if sorted(episode.rewards) != terms:
         raise ValueError(f"an episode has reward terms {sorted(episode.rewards)}, the first has {terms}")
+    if unlike := sorted({name for name, _ in column_kinds(episode).items() ^ kinds.items()}):
+        raise ValueError(f"an episode has other columns than the first: {unlike} are missing, added or of another kind")
     for observation in episode.observations[:-1]:
         spec.validate(observation)
     for name, actions_TA in (("actions", episode.actions_TA), ("labels", episode.labels_TA)):
@@ -346,35 +363,14 @@ def _check_episode(episode: Episode, spec: Embodiment, terms: list[str]) -> None
             raise NonFiniteError(f"{name}: {spec.action[axis].name} is {actions_TA[t, axis]} at step {t}")
 
 
-def _describe(root: Path, spec: Embodiment) -> dict[str, Any]:
+def _describe(root: Path, spec: Embodiment, kinds: Mapping[str, ColumnKind]) -> dict[str, Any]:
     """The description that the result starts from: empty, or that of the dataset to be extended."""
+    fresh = {"embodiment": spec.to_dict(), "columns": {name: kind.shape for name, kind in kinds.items()}}
     if not root.exists():
-        return {"embodiment": spec.to_dict(), "episodes": []}
+        return {**fresh, "episodes": []}
     source = LeRobotSource(root)
     source.spec.check_same(spec, here=str(root), there="new episodes")
-    return {"embodiment": spec.to_dict(), "episodes": source.described}
-
-
-def _describe_episode(episode: Episode) -> dict[str, Any]:
-    return {
-        "meta": {key: v.item() if isinstance(v, np.generic) else v for key, v in episode.meta.items()},
-        "success": bool(episode.success),
-        "terminated": bool(episode.terminated),
-        "truncated": bool(episode.truncated),
-    }
-
-
-def _read_description(root: Path) -> dict[str, Any] | None:
-    path = root / "meta" / "graspline.json"
-    if not path.is_file():
-        return None
-    try:
-        described = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path} cannot be read: {error}") from error
-    if not isinstance(described, Mapping) or not {"embodiment", "episodes"} <= set(described):
-        raise CorruptFileError(f"{path} lacks 'embodiment' or 'episodes'")
-    return dict(described)
+    return {**fresh, "episodes": source.described}
 
 
 def _check_written(root: Path, cameras: Iterable[str]) -> None:

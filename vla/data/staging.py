@@ -82,6 +82,7 @@ def _encode(episode: Episode) -> bytes:
         "states": np.stack([observation.state_S for observation in observations]),
         "times": np.array([observation.time_s for observation in observations], np.float64),
         **{f"reward/{term}": reward_T for term, reward_T in episode.rewards.items()},
+        **{f"column/{name}": column for name, column in episode.columns.items()},
     }
     for camera in cameras:
         images = [observation.images.get(camera) for observation in observations]
@@ -94,6 +95,7 @@ def _encode(episode: Episode) -> bytes:
         "instructions": [observation.instruction for observation in observations],
         "cameras": cameras,
         "rewards": list(episode.rewards),
+        "columns": list(episode.columns),
     }
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return save(contiguous, {"format": _FORMAT, "episode": json.dumps(header)})
@@ -119,6 +121,7 @@ def _decode(arrays: dict[str, NDArray], header: dict[str, Any]) -> Episode:
         truncated=header["truncated"],
         success=header["success"],
         meta=header["meta"],
+        columns={name: arrays[f"column/{name}"] for name in header.get("columns", [])},
     )
 
 

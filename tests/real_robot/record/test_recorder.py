@@ -15,11 +15,12 @@ from real_robot.cameras.frames import CameraSpec, Frame
 from real_robot.conformance.bench import Bench
 from real_robot.core.supervisor import State
 from real_robot.core.types import Verdict
-from real_robot.record.recorder import Driver, Recorder, Recording, RecordingError, embodiment_of
+from real_robot.record.recorder import Driver, Recorder, RecordingError, embodiment_of
 from real_robot.record.writer import Writer
 from real_robot.teleop.drive import Drive
 from real_robot.teleop.scripted import Replay, Scripted
 from vla.core.errors import StorageError
+from vla.core.types import Episode
 from vla.data.staging import read_staged, write_staged
 
 CAMERA = CameraSpec(name="front", serial="1", height=8, width=10, rate_hz=30.0)
@@ -58,7 +59,7 @@ class Session:
             self.bench.tick()
 
 
-def recorded(seconds: float = 2.0) -> tuple[Session, Recording]:
+def recorded(seconds: float = 2.0) -> tuple[Session, Episode]:
     session = Session()
     session.recorder.start("wave")
     session.run(seconds)
@@ -66,8 +67,8 @@ def recorded(seconds: float = 2.0) -> tuple[Session, Recording]:
 
 
 def test_an_episode_says_what_was_measured_and_what_was_sent() -> None:
-    session, recording = recorded()
-    episode, columns = recording.episode, recording.columns
+    session, episode = recorded()
+    columns = episode.columns
     reports = session.bench.reports
     times = np.array([report.state.time_s for report in reports])
     assert len(episode) in (58, 59) and len(episode.observations) == len(episode) + 1
@@ -98,7 +99,7 @@ def test_the_sent_action_is_not_the_wanted_one_where_the_filter_worked() -> None
     bound = Verdict.VELOCITY | Verdict.ACCELERATION | Verdict.JERK
     limited = np.array([bool(Verdict(int(b)) & bound) for b in bits])
     assert limited[15:25].any() and not limited[:13].any() and not limited[-5:].any()
-    difference = np.abs(recording.columns["action.requested"] - recording.episode.actions_TA)[:, 0]
+    difference = np.abs(recording.columns["action.requested"] - recording.actions_TA)[:, 0]
     assert difference[limited].max() > 0.02 and difference[:13].max() < 1e-3
 
 
@@ -122,21 +123,21 @@ def test_pictures_are_the_nearest_and_a_lost_one_is_flagged() -> None:
     session.run(1.5)
     recording = session.recorder.finish(success=True)
     times = recording.columns["time.front"]
-    grid = np.array([observation.time_s for observation in recording.episode.observations[:-1]])
+    grid = np.array([observation.time_s for observation in recording.observations[:-1]])
     assert np.abs(times - grid)[~recording.columns["skewed"]].max() <= 0.02
     assert len(np.flatnonzero(recording.columns["skewed"])) == 1
-    shown = [int(observation.images["front"][0, 0, 0]) for observation in recording.episode.observations]
+    shown = [int(observation.images["front"][0, 0, 0]) for observation in recording.observations]
     assert 20 not in shown and shown == sorted(shown) and len(set(shown)) >= len(shown) - 2
 
 
 def test_a_recording_replays_to_itself() -> None:
     """Recorded on one arm, replayed on another, recorded again: the same motion at the same times."""
     _, first = recorded()
-    actions = first.episode.actions_TA
+    actions = first.actions_TA
     session = Session(source=Replay(Bench("sts").spec, actions, 1.0 / 30.0), cameras=())
     session.recorder.start("again")
     session.run(2.0)
-    again = session.recorder.finish(success=True).episode.actions_TA
+    again = session.recorder.finish(success=True).actions_TA
     shifts = {k: np.abs(again[k : k + 45] - actions[:45])[10:].max() for k in (0, 1, 2)}
     assert min(shifts.values()) < 0.012 and min(shifts, key=lambda k: shifts[k]) <= 1
 
@@ -162,7 +163,7 @@ def test_a_released_arm_ends_the_episode() -> None:
     session.run(0.3)
     session.bench.daemon.estop("test")  # the second press lets the torque go
     session.run(0.5)
-    episode = session.recorder.finish(success=False, truncated=True).episode
+    episode = session.recorder.finish(success=False, truncated=True)
     assert len(episode) in (38, 39, 40) and episode.truncated and not episode.terminated
 
 
@@ -171,7 +172,7 @@ def test_a_full_disk_leaves_the_motion_alone() -> None:
     session, recording = recorded(1.0)
     go = threading.Event()
 
-    def write(_: Recording) -> None:
+    def write(_: Episode) -> None:
         go.wait(10.0)
         raise StorageError(errno.ENOSPC, "no space left on device")
 
@@ -189,7 +190,7 @@ def test_a_full_disk_leaves_the_motion_alone() -> None:
 
 def test_a_killed_recorder_loses_only_the_episode_at_hand(tmp_path: Path) -> None:
     _, recording = recorded(1.0)
-    write_staged(tmp_path, "000000", recording.episode)
+    write_staged(tmp_path, "000000", recording)
     before = read_staged(tmp_path / "000000.safetensors")
     code = """
 import os, signal, sys

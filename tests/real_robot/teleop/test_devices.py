@@ -62,6 +62,12 @@ def test_a_joystick_that_is_read_from_the_kernel(tmp_path) -> None:
         writer.write(event(1, 4, 1) + event(2, 0, -32768))
         jog = reader.read(0.0)
         assert jog.deadman and jog.share_J[0] == pytest.approx(1.0, abs=1e-4)
+        assert reader.stops() == 0
+        writer.write(event(1, gamepad.ESTOP, 1) + event(1, gamepad.ESTOP, 0))  # shorter than a tick
+        reader.read(0.0)
+        assert reader.stops() == 1 and reader.stops() == 0
+        writer.write(event(1, gamepad.ESTOP, 1) + event(1, gamepad.ESTOP, 1))  # held down: one press
+        assert reader.stops() == 1
     reader.close()
 
 

@@ -59,6 +59,12 @@ class Host:
 
 
 @pytest.fixture
+def host_of(clock):
+    """Makes a host for (twin, codec, registers)."""
+    return lambda twin, codec, registers: Host(twin, clock, codec, registers)
+
+
+@pytest.fixture
 def feetech(clock) -> Host:
     return Host(so101(clock=clock), clock, sts, sts_table.REGISTERS)
 
