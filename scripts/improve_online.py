@@ -80,11 +80,10 @@ def _check(plain: Mapping[str, Any]) -> None:
 
 def _task(env: Env, name: str | None) -> Task:
     """The task by name, or the env's only one."""
-    if name is None and len(env.tasks) == 1:
-        [name] = env.tasks
-    if name not in env.tasks:
-        raise unknown_name("task", str(name), env.tasks)
-    return env.tasks[name]
+    chosen = next(iter(env.tasks)) if name is None and len(env.tasks) == 1 else str(name)
+    if chosen not in env.tasks:
+        raise unknown_name("task", chosen, env.tasks)
+    return env.tasks[chosen]
 
 
 class Run:

@@ -156,16 +156,16 @@ def camera_specs(described: DictConfig | None) -> dict[str, tuple[CameraSpec, fl
 
 
 def _spec(name: str, described: Any) -> tuple[CameraSpec, float]:
-    given = {**described} if isinstance(described, DictConfig) else {"serial": described}
-    fields = {"serial": None, "height": 480, "width": 640, "rate_hz": 30.0, "latency_s": 0.0}
-    for key in given:
+    given = {str(key): value for key, value in described.items()} if isinstance(described, DictConfig) else None
+    fields: dict[str, Any] = {"serial": None, "height": 480, "width": 640, "rate_hz": 30.0, "latency_s": 0.0}
+    for key in given or ():
         if key not in fields:
-            raise unknown_name(f"key of camera '{name}'", str(key), fields)
-    fields |= given
+            raise unknown_name(f"key of camera '{name}'", key, fields)
+    fields |= {"serial": described} if given is None else given
     if fields["serial"] is None:
         raise GrasplineError(f"camera '{name}': serial= names the device, or is {TWIN} or {PATTERN}")
-    latency_s = float(fields.pop("latency_s"))
-    return CameraSpec(name=name, **fields | {"serial": str(fields["serial"])}), latency_s
+    latency_s, fields["serial"] = float(fields.pop("latency_s")), str(fields["serial"])
+    return CameraSpec(name=name, **fields), latency_s
 
 
 def _camera(spec: CameraSpec, latency_s: float, twin: Path | None) -> Camera:

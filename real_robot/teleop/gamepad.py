@@ -68,7 +68,7 @@ class Joystick:
         return jog(self.pad, self._spec)
 
     def stops(self) -> int:
-        """How often the e-stop was pressed since the last call; for every tick, whoever drives and whatever the state."""
+        """Presses of the e-stop since the last call; asked every tick, whoever drives and whatever the state."""
         before = self._seen
         with contextlib.suppress(OSError):  # gone: `read` says so
             self._update()

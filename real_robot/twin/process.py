@@ -17,24 +17,26 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from real_robot.cameras.frames import CameraSpec
 from real_robot.cameras.shared import FrameWriter
 from real_robot.cameras.twin import TwinCamera, rendered, view
 from real_robot.loop import first_in_line
 from real_robot.twin import arms
-from real_robot.twin.bus import BusTwin
+from real_robot.twin.dxl_bus import DxlBusTwin
 from real_robot.twin.link import PtyLink
 from real_robot.twin.physics import MujocoPlant
+from real_robot.twin.sts_bus import StsBusTwin
 from vla.core.errors import GrasplineError, unknown_name
 
-TWINS: dict[str, Callable[[], BusTwin[Any]]] = {"so101": partial(arms.so101, plant="mujoco"), "koch": arms.koch}
+type AnyTwin = StsBusTwin | DxlBusTwin
+
+TWINS: dict[str, Callable[[], AnyTwin]] = {"so101": partial(arms.so101, plant="mujoco"), "koch": arms.koch}
 SETTLE_S = 2.0  # a limp arm sinks: nobody switches it on before it lies still
-VIEWS = {"front": {"azimuth_deg": 180.0}, "side": {"azimuth_deg": 90.0}, "top": {"elevation_deg": -89.0}}
+VIEWS: dict[str, dict[str, Any]] = {"front": {"azimuth_deg": 180.0}, "side": {"azimuth_deg": 90.0}, "top": {"elevation_deg": -89.0}}
 
 
-def make_twin(name: str) -> BusTwin[Any]:
+def make_twin(name: str) -> AnyTwin:
     """With MuJoCo behind it where there is a model. Raises UnknownNameError."""
     if name not in TWINS:
         raise unknown_name("twin", name, TWINS)
@@ -91,7 +93,7 @@ def serve(name: str, folder: Path, cameras: Sequence[CameraSpec], start_rad: Seq
                 each()
 
 
-def _film(twin: BusTwin[Any], spec: CameraSpec, folder: Path) -> Callable[[], None]:
+def _film(twin: AnyTwin, spec: CameraSpec, folder: Path) -> Callable[[], None]:
     """Its camera, as a function that takes the picture that is due, if one is."""
     plant = twin.plant
     if not isinstance(plant, MujocoPlant):
