@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from real_robot.cameras.frames import CameraSpec
 from real_robot.cameras.shared import FrameWriter
@@ -33,7 +34,11 @@ type AnyTwin = StsBusTwin | DxlBusTwin
 
 TWINS: dict[str, Callable[[], AnyTwin]] = {"so101": partial(arms.so101, plant="mujoco"), "koch": arms.koch}
 SETTLE_S = 2.0  # a limp arm sinks: nobody switches it on before it lies still
-VIEWS: dict[str, dict[str, Any]] = {"front": {"azimuth_deg": 180.0}, "side": {"azimuth_deg": 90.0}, "top": {"elevation_deg": -89.0}}
+VIEWS: dict[str, dict[str, Any]] = {
+    "front": {"azimuth_deg": 180.0},
+    "side": {"azimuth_deg": 90.0},
+    "top": {"elevation_deg": -89.0},
+}
 
 
 def make_twin(name: str) -> AnyTwin:
