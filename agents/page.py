@@ -44,7 +44,7 @@ def write_page(page: Path, rows: Path, results: Path) -> None:
 
 def recipes_of(rows: Path) -> dict[int, str]:
     """Names of the recipe files by the number that they begin with; `rows` stands in docs/ beside configs/."""
-    found = sorted((rows.resolve().parent.parent / "configs" / "recipe").glob("*.yaml"))
+    found = sorted((rows.resolve().parent.parent / "configs" / "recipe").glob("[0-9]*.yaml"))
     return {int(path.stem[:3]): path.stem for path in found}
 
 

@@ -14,6 +14,8 @@ from scripts.entry import CONFIG_DIR, entry
 from vla.core.errors import unknown_name
 
 SMOKE = {
+    "layers": 2,
+    "limit": 8,
     "sampled": 16,
     "edits": 4,
     "pretrain": 2,
