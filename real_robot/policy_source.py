@@ -120,7 +120,7 @@ class PolicySource:
     def _answer(self, now_s: float) -> Chunk | None:
         try:
             actions_HA = self._asker.poll(now_s)
-            return None if actions_HA is None else self.scheduler.answer(actions_HA, now_s)
+            return None if actions_HA is None else self.scheduler.answer(actions_HA.astype(np.float64), now_s)
         except NonFiniteError:
             self.non_finite += 1
             self.scheduler.failed()
