@@ -218,9 +218,9 @@ def test_by_turns_a_run_is_a_function_of_its_seed() -> None:
 
 @pytest.fixture
 def make_acting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Acting]:
-    """`acting` of shuttle.py under a name that another process finds; steps of 2 ms."""
+    """`acting` of shuttle.py under a name that another process finds; steps of 20 ms."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    return partial(import_module("shuttle").acting, 0, 0.002)
+    return partial(import_module("shuttle").acting, 0, 0.02)
 
 
 def apart(
@@ -242,23 +242,23 @@ def apart(
 
 
 def test_the_learner_never_runs_further_ahead_than_the_bound(make_acting: Callable[[], Acting], tmp_path: Path) -> None:
-    """Sixteen updates a step of 2 ms: a learner that would not wait for the actor would leave it far behind."""
-    seen, told, owed = apart(make_acting, tmp_path / "bounded", Pace(steps=90, per_step=16, most_behind=12, publish=4))
-    assert max(each.lag for each in seen) <= 12 and told["waits"] > 0
+    """An attempt takes 0.3 s: whoever does not wait has made more than two updates by its end."""
+    seen, told, owed = apart(make_acting, tmp_path / "bounded", Pace(steps=60, per_step=4, most_behind=2, publish=1))
+    assert max(each.lag for each in seen) <= 2
     assert told["updates"] == owed and told["deaths"] == 0
     versions = [each.version for each in seen]
     assert versions == sorted(versions) and versions[-1] > 0, "and what is played is what was learnt"
     assert counted(seen)["resets"]["first"] == 1
-    loose, _, _ = apart(make_acting, tmp_path / "loose", Pace(steps=90, per_step=16, most_behind=10_000, publish=4))
-    assert max(each.lag for each in loose) > 12, "without the bound it does"
+    loose, _, _ = apart(make_acting, tmp_path / "loose", Pace(steps=60, per_step=4, most_behind=10_000, publish=1))
+    assert max(each.lag for each in loose) > 2, "without the bound it does"
 
 
 def test_an_actor_that_is_killed_is_replaced_and_the_run_goes_on(
     make_acting: Callable[[], Acting], tmp_path: Path
 ) -> None:
-    seen, told, owed = apart(make_acting, tmp_path, Pace(steps=150, per_step=0.5), kill_after=2)
+    seen, told, owed = apart(make_acting, tmp_path, Pace(steps=120, per_step=0.5), kill_after=2)
     assert told["deaths"] == 1 and told["updates"] == owed
-    assert sum(map(len, seen)) >= 150 and counted(seen)["resets"]["first"] == 2
+    assert sum(map(len, seen)) >= 120 and counted(seen)["resets"]["first"] == 2
     assert [each.recording.row.seed for each in seen] == list(range(len(seen)))
 
 
